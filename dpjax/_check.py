@@ -1,0 +1,132 @@
+"""Argument checks. Every message reads "Expected <what>, got <name>=<value>."
+
+Values that are traced by JAX have no number to look at and pass unchecked: what is
+static fails early, what is traced is documented (see each caller's docstring).
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpjax.types import ArrayTree
+
+
+def is_traced(value: Any) -> bool:
+    """Tell whether `value` is known only when the compiled program runs."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def fail(expected: str, name: str, value: Any, error: type[Exception] = ValueError):
+    """Raise `error` in the house's one form of message."""
+    raise error(f"Expected {expected}, got {name}={value!r}.")
+
+
+def real(name: str, value: Any) -> float:
+    """Return `value` as a finite float."""
+    if isinstance(value, bool | str) or value is None:
+        fail("a real number", name, value, TypeError)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        fail("a real number", name, value, TypeError)
+    if not math.isfinite(number):
+        fail("a finite number", name, value)
+    return number
+
+
+def positive(name: str, value: Any) -> float:
+    """Return `value` as a finite float above zero."""
+    number = real(name, value)
+    if not number > 0:
+        fail("a number > 0", name, value)
+    return number
+
+
+def non_negative(name: str, value: Any) -> float:
+    """Return `value` as a finite float of at least zero."""
+    number = real(name, value)
+    if not number >= 0:
+        fail("a number >= 0", name, value)
+    return number
+
+
+def probability(name: str, value: Any) -> float:
+    """Return `value` as a float in (0, 1]."""
+    number = real(name, value)
+    if not 0 < number <= 1:
+        fail("a number in (0, 1]", name, value)
+    return number
+
+
+def open_unit(name: str, value: Any) -> float:
+    """Return `value` as a float in (0, 1)."""
+    number = real(name, value)
+    if not 0 < number < 1:
+        fail("a number in (0, 1)", name, value)
+    return number
+
+
+def integer(name: str, value: Any, *, minimum: int) -> int:
+    """Return `value` as an int of at least `minimum`; floats are refused."""
+    if isinstance(value, bool):
+        fail("an integer", name, value, TypeError)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        fail("an integer", name, value, TypeError)
+    if number < minimum:
+        fail(f"an integer >= {minimum}", name, value)
+    return number
+
+
+def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """Return `value` if it is one of the `allowed` words."""
+    if value not in allowed:
+        fail("one of " + ", ".join(repr(word) for word in allowed), name, value)
+    return value
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """Return a readable name of a pytree path, such as `params['dense']['kernel']`."""
+    return jax.tree_util.keystr(tuple(path)) or "the only leaf"
+
+
+def float_leaves(name: str, tree: ArrayTree) -> None:
+    """Require at least one leaf, and floating-point or complex leaves only."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        fail("a pytree with at least one array", name, tree)
+    for path, leaf in leaves:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            fail(
+                "floating-point leaves",
+                f"{name}{path_name(path)}.dtype",
+                str(dtype),
+                TypeError,
+            )
+
+
+def leading_axis(name: str, tree: ArrayTree) -> int:
+    """Return the length of axis 0, which all leaves must share."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        fail("at least one array with a leading batch axis", name, tree)
+    sizes = {}
+    for path, leaf in leaves:
+        shape = np.shape(leaf)
+        if not shape:
+            fail("arrays with a leading batch axis", f"{name}{path_name(path)}", leaf)
+        sizes.setdefault(shape[0], f"{name}{path_name(path)}.shape={shape}")
+    if len(sizes) > 1:
+        raise ValueError(
+            "Expected leaves that share the length of their leading batch axis, got "
+            + " and ".join(list(sizes.values())[:2])
+            + "."
+        )
+    return next(iter(sizes))

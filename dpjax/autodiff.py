@@ -1,0 +1,229 @@
+"""The derivatives that clipping and curvature share.
+
+Everything here is a thin, checked composition of `jax.grad`, `jax.jvp` and `jax.vmap`:
+first derivatives of one example, Jacobians in the cheaper mode, Hessians and
+Hessian-vector products of pytrees, and the straight-through estimator.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dpjax import _check
+from dpjax.types import ArrayTree, LossFn, Params
+
+
+def as_argnums(argnums: int | Sequence[int]) -> tuple[int, ...]:
+    """Return positions as a tuple, each checked to be an integer >= 0."""
+    positions = (argnums,) if not isinstance(argnums, Sequence) else tuple(argnums)
+    for position in positions:
+        _check.integer("argnums", position, minimum=0)
+    if len(set(positions)) != len(positions) or not positions:
+        _check.fail("distinct positions, at least one", "argnums", argnums)
+    return positions
+
+
+def check_scalar(loss: Any) -> None:
+    """Raise unless `loss`, one example's loss, is one real floating-point number."""
+    shape, dtype = np.shape(loss), jax.numpy.result_type(loss)
+    if shape != ():
+        raise ValueError(
+            "Expected a loss_fn that returns a scalar for one example, got "
+            f"loss.shape={shape}. Reduce it (for instance with jnp.mean or jnp.sum)."
+        )
+    if not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+        _check.fail("a real floating-point loss", "loss.dtype", str(dtype), TypeError)
+
+
+def per_example_grad(
+    loss_fn: LossFn,
+    *,
+    argnums: int | Sequence[int] = 0,
+    batch_argnums: int | Sequence[int] | None = None,
+    has_aux: bool = False,
+) -> Callable[..., Any]:
+    """Return a function that computes the gradient of every example: `jit(vmap(grad))`.
+
+    The parameters are shared by all examples (`in_axes` None); every leaf of a batch
+    argument has its examples on axis 0. Time and memory grow with batch x parameters.
+
+    Args:
+      loss_fn: `loss_fn(params, *example) -> scalar`, the loss of ONE example; with
+        `has_aux=True` it returns `(scalar, aux)`.
+      argnums: which positional argument, or arguments, to differentiate.
+      batch_argnums: which positional arguments carry the batch axis. `None` means all
+        that are not in `argnums`; what is in neither is passed on as it is.
+      has_aux: whether `loss_fn` returns auxiliary data beside the loss.
+
+    Returns:
+      A function with the arguments of `loss_fn` (batched) that returns gradients shaped
+      like `params` with a leading axis `(batch,)`, or `(gradients, aux)`. They are raw:
+      nothing about them is private.
+
+    Raises:
+      ValueError: batch axes of different lengths, a loss that is not a scalar, or
+        overlapping positions.
+      TypeError: parameters that are not floating-point.
+
+    >>> import jax.numpy as jnp
+    >>> grads = per_example_grad(lambda w, x: jnp.vdot(w, x) ** 2 / 2)
+    >>> print(grads(jnp.ones(2), jnp.array([[1., 0.], [0., 2.]])))
+    [[1. 0.]
+     [0. 4.]]
+    """
+    diff = as_argnums(argnums)
+    batched = None if batch_argnums is None else as_argnums(batch_argnums)
+    if batched is not None and set(diff) & set(batched):
+        _check.fail(f"positions outside argnums={diff}", "batch_argnums", batch_argnums)
+
+    def checked(*args: Any) -> Any:
+        out = loss_fn(*args)
+        check_scalar(out[0] if has_aux else out)
+        return out
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(in_axes: tuple[int | None, ...], *args: Any) -> Any:
+        grad = jax.grad(checked, argnums=argnums, has_aux=has_aux)
+        return jax.vmap(grad, in_axes=in_axes)(*args)
+
+    @functools.wraps(loss_fn)
+    def fn(*args: Any) -> Any:
+        axes = tuple(
+            0 if (i not in diff if batched is None else i in batched) else None
+            for i in range(len(args))
+        )
+        for position in diff:
+            _check.float_leaves("params", args[position])
+        batch = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
+        _check.leading_axis("batch", batch)
+        return run(axes, *args)
+
+    return fn
+
+
+def jacobian(
+    fun: Callable[..., ArrayTree], mode: str | None = None
+) -> Callable[..., ArrayTree]:
+    """Return a function that computes the Jacobian of `fun` in its first argument.
+
+    Args:
+      fun: a function of one pytree (further positional arguments are constants) that
+        returns a pytree.
+      mode: "forward" (one pass an input: cheap for tall Jacobians), "reverse" (one pass
+        an output: cheap for wide ones), or `None`: chosen from the shapes at the call.
+
+    Returns:
+      A function like `fun`. Its result has the structure of the output of `fun`, each
+      leaf replaced by the structure of the input, with leaves of shape
+      `output.shape + input.shape`.
+
+    Raises:
+      ValueError: an unknown `mode`.
+    """
+    if mode is not None:
+        _check.choice("mode", mode, ("forward", "reverse"))
+
+    @functools.wraps(fun)
+    def fn(params: ArrayTree, *args: Any) -> ArrayTree:
+        outputs = jax.eval_shape(fun, params, *args)
+        tall = _num_elements(outputs) >= _num_elements(params)
+        forward = tall if mode is None else mode == "forward"
+        return (jax.jacfwd if forward else jax.jacrev)(fun)(params, *args)
+
+    return fn
+
+
+def hessian(fun: Callable[..., jax.Array]) -> Callable[..., ArrayTree]:
+    """Return a function that computes the dense Hessian of a scalar function.
+
+    Forward over reverse, `jacfwd(grad(fun))`: memory and time grow with the square of
+    the number of parameters. For products with vectors use `hvp`.
+
+    Args:
+      fun: a scalar function of one pytree (further arguments are constants).
+
+    Returns:
+      A function like `fun`; leaf `[i][j]` of its result has shape
+      `params_i.shape + params_j.shape`.
+    """
+    return jax.jacfwd(jax.grad(fun))
+
+
+def hvp(
+    fun: Callable[[Params], jax.Array], params: Params, vector: ArrayTree
+) -> ArrayTree:
+    """Multiply the Hessian of `fun` at `params` with `vector`.
+
+    Forward over reverse, H v = d/dt grad fun(params + t v) at t = 0: about the cost of
+    two gradients, and the Hessian is never formed (Pearlmutter 1994).
+
+    Args:
+      fun: a scalar function of one pytree.
+      params: the point, a pytree of floating-point arrays.
+      vector: a pytree of the same structure, shapes and dtypes.
+
+    Returns:
+      H v, shaped like `params`.
+
+    Raises:
+      ValueError: `vector` does not have the structure and shapes of `params`.
+
+    References:
+      Pearlmutter 1994, Fast exact multiplication by the Hessian.
+
+    >>> import jax.numpy as jnp
+    >>> print(hvp(lambda x: jnp.sum(x**3), jnp.array([1., 2.]), jnp.array([1., 1.])))
+    [ 6. 12.]
+    """
+    check_same_shapes("vector", vector, params)
+    return jax.jvp(jax.grad(fun), (params,), (vector,))[1]
+
+
+def straight_through(
+    fun: Callable[[jax.Array], jax.Array],
+) -> Callable[[jax.Array], jax.Array]:
+    """Return `fun` with the derivative of the identity.
+
+    The value is that of `fun`, exactly; the derivative pretends that `fun(x) = x`. This
+    is how a network is trained through rounding or a threshold (Bengio et al. 2013).
+
+    Args:
+      fun: a function of one array (or pytree) that keeps its shape.
+
+    Raises:
+      ValueError: `fun` changes the shape of its argument.
+
+    References:
+      Bengio, Leonard and Courville 2013, arXiv 1308.3432.
+    """
+
+    @jax.custom_jvp
+    def fn(x: ArrayTree) -> ArrayTree:
+        out = fun(x)
+        check_same_shapes("fun(x)", out, x)
+        return out
+
+    @fn.defjvp
+    def derivative(primals: Any, tangents: Any) -> Any:
+        return fn(*primals), tangents[0]
+
+    return fn
+
+
+def check_same_shapes(name: str, tree: ArrayTree, like: ArrayTree) -> None:
+    """Raise unless `tree` has the structure and the shapes of `like`."""
+    if jax.tree.structure(tree) != jax.tree.structure(like):
+        structure = jax.tree.structure(like)
+        _check.fail(f"the structure {structure}", name, jax.tree.structure(tree))
+    paths = jax.tree_util.tree_leaves_with_path(like)
+    for (path, want), got in zip(paths, jax.tree.leaves(tree), strict=True):
+        if np.shape(want) != np.shape(got):
+            leaf = f"{name}{_check.path_name(path)}.shape"
+            _check.fail(f"shape {np.shape(want)}", leaf, np.shape(got))
+
+
+def _num_elements(tree: ArrayTree) -> int:
+    return sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(tree))
