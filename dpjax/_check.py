@@ -1,4 +1,6 @@
-"""Argument checks. Every message reads "Expected <what>, got <name>=<value>."
+"""Argument checks, with one form of message.
+
+Every message reads "Expected <what>, got <name>=<value>."
 
 Values that are traced by JAX have no number to look at and pass unchecked: what is
 static fails early, what is traced is documented (see each caller's docstring).
@@ -7,7 +9,7 @@ static fails early, what is traced is documented (see each caller's docstring).
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,9 @@ def is_traced(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
-def fail(expected: str, name: str, value: Any, error: type[Exception] = ValueError):
+def fail(
+    expected: str, name: str, value: Any, error: type[Exception] = ValueError
+) -> NoReturn:
     """Raise `error` in the house's one form of message."""
     raise error(f"Expected {expected}, got {name}={value!r}.")
 
@@ -117,7 +121,7 @@ def leading_axis(name: str, tree: ArrayTree) -> int:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
         fail("at least one array with a leading batch axis", name, tree)
-    sizes = {}
+    sizes: dict[int, str] = {}
     for path, leaf in leaves:
         shape = np.shape(leaf)
         if not shape:
@@ -130,3 +134,19 @@ def leading_axis(name: str, tree: ArrayTree) -> int:
             + "."
         )
     return next(iter(sizes))
+
+
+def same_shapes(name: str, tree: ArrayTree, like: ArrayTree) -> None:
+    """Raise unless `tree` has the structure and the shapes of `like`."""
+    if not jax.tree.structure(tree) == jax.tree.structure(like):
+        structure = jax.tree.structure(like)
+        fail(f"the structure {structure}", name, jax.tree.structure(tree))
+    paths = jax.tree_util.tree_leaves_with_path(like)
+    for (path, want), got in zip(paths, jax.tree.leaves(tree), strict=True):
+        if _shape(want) != _shape(got):
+            leaf = f"{name}{path_name(path)}.shape"
+            fail(f"shape {_shape(want)}", leaf, _shape(got))
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)

@@ -178,7 +178,7 @@ def hvp(
     >>> print(hvp(lambda x: jnp.sum(x**3), jnp.array([1., 2.]), jnp.array([1., 1.])))
     [ 6. 12.]
     """
-    check_same_shapes("vector", vector, params)
+    _check.same_shapes("vector", vector, params)
     return jax.jvp(jax.grad(fun), (params,), (vector,))[1]
 
 
@@ -203,7 +203,7 @@ def straight_through(
     @jax.custom_jvp
     def fn(x: ArrayTree) -> ArrayTree:
         out = fun(x)
-        check_same_shapes("fun(x)", out, x)
+        _check.same_shapes("fun(x)", out, x)
         return out
 
     @fn.defjvp
@@ -211,18 +211,6 @@ def straight_through(
         return fn(*primals), tangents[0]
 
     return fn
-
-
-def check_same_shapes(name: str, tree: ArrayTree, like: ArrayTree) -> None:
-    """Raise unless `tree` has the structure and the shapes of `like`."""
-    if jax.tree.structure(tree) != jax.tree.structure(like):
-        structure = jax.tree.structure(like)
-        _check.fail(f"the structure {structure}", name, jax.tree.structure(tree))
-    paths = jax.tree_util.tree_leaves_with_path(like)
-    for (path, want), got in zip(paths, jax.tree.leaves(tree), strict=True):
-        if np.shape(want) != np.shape(got):
-            leaf = f"{name}{_check.path_name(path)}.shape"
-            _check.fail(f"shape {np.shape(want)}", leaf, np.shape(got))
 
 
 def _num_elements(tree: ArrayTree) -> int:

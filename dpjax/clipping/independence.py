@@ -10,6 +10,9 @@ from dpjax import _check
 from dpjax.types import ArrayTree, LossFn, Params
 
 
+_TRIALS = 4
+
+
 class ExampleDependenceError(ValueError):
     """One example's loss depends on another example: it cannot be clipped alone."""
 
@@ -21,7 +24,7 @@ def check_example_independence(
 
     Batch normalisation, contrastive losses, or a softmax over the batch axis make every
     example's gradient a function of the others. Clipping "one example's gradient" then
-    bounds nothing. Two rows are replaced, one at a time and together. A loss for each
+    bounds nothing. Two rows are replaced, one at a time and together, several times. A loss for each
     row must not change in the other rows; for a loss of the whole batch, the effects of
     the two on the loss and on its gradient must add up (a mixed second difference of
     zero), as they do for any sum or mean over examples, with any term that depends on
@@ -49,13 +52,9 @@ def check_example_independence(
 
     if not _takes_batches(loss_of, params, batch):
         return
-    both = _replace_rows(batch, (0, 1))
-    first, second = _replace_rows(batch, (0,)), _replace_rows(batch, (1,))
-    rows = jax.eval_shape(loss_of, params, batch).ndim > 0
-    if rows:
-        mixed = _other_rows_moved(loss_of, params, batch, first)
-    else:
-        mixed = _mixed_difference(loss_of, params, (batch, first, second, both))
+    by_row = jax.eval_shape(loss_of, params, batch).ndim > 0
+    moves = _other_rows_moved if by_row else _effects_do_not_add_up
+    mixed = any(moves(loss_of, params, batch, trial) for trial in range(_TRIALS))
     if mixed:
         raise ExampleDependenceError(
             "Expected a loss whose value for one example depends on no other, got a "
@@ -74,33 +73,50 @@ def _takes_batches(loss_of: Any, params: Params, batch: Any) -> bool:
     return shape in ((), (batch_size,))
 
 
-def _replace_rows(batch: ArrayTree, rows: tuple[int, ...]) -> ArrayTree:
-    generator = np.random.Generator(np.random.Philox(key=0))
+def _replace_rows(batch: ArrayTree, rows: tuple[int, ...], trial: int) -> ArrayTree:
+    """Replace rows by other rows; where values are real, stretched and disturbed."""
 
     def replace(leaf: Any) -> np.ndarray:
         original = np.asarray(leaf)
         changed = original.copy()
         for row in rows:
-            donor = original[(row + len(original) // 2) % len(original)]
+            generator = np.random.Generator(np.random.Philox(key=[trial, row]))
+            donor = original[generator.integers(len(original))]
             changed[row] = donor
             if np.issubdtype(original.dtype, np.floating):
-                noise = generator.normal(size=donor.shape)
-                changed[row] = donor * 1.25 + 0.1 * noise.astype(original.dtype)
+                noise = generator.normal(size=donor.shape).astype(original.dtype)
+                changed[row] = (1 + trial) * donor + 0.3 * noise
         return changed
 
     return jax.tree.map(replace, batch)
 
 
+def _pair(batch_size: int, trial: int) -> tuple[int, int]:
+    """Return two rows: neighbours first, then rows at random."""
+    if trial == 0:
+        return 0, 1
+    generator = np.random.Generator(np.random.Philox(key=trial))
+    first, second = generator.choice(batch_size, 2, replace=False)
+    return int(first), int(second)
+
+
 def _other_rows_moved(
-    loss_of: Any, params: Params, batch: ArrayTree, changed: ArrayTree
+    loss_of: Any, params: Params, batch: ArrayTree, trial: int
 ) -> bool:
-    before, after = loss_of(params, batch), loss_of(params, changed)
+    row, _ = _pair(_check.leading_axis("batch", batch), trial)
+    before = loss_of(params, batch)
+    after = loss_of(params, _replace_rows(batch, (row,), trial))
     scale = float(jnp.max(jnp.abs(before))) + float(jnp.max(jnp.abs(after)))
-    return float(jnp.max(jnp.abs(before - after)[1:])) > 1e-4 * scale
+    others = jnp.abs(before - after).at[row].set(0)
+    return float(jnp.max(others)) > 1e-4 * scale
 
 
-def _mixed_difference(loss_of: Any, params: Params, corners: Any) -> bool:
-    values = [jax.value_and_grad(loss_of)(params, batch) for batch in corners]
+def _effects_do_not_add_up(
+    loss_of: Any, params: Params, batch: ArrayTree, trial: int
+) -> bool:
+    a, b = _pair(_check.leading_axis("batch", batch), trial)
+    corners = [batch, *(_replace_rows(batch, r, trial) for r in ((a,), (b,), (a, b)))]
+    values = [jax.value_and_grad(loss_of)(params, corner) for corner in corners]
     neither, first, second, both = (
         np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in leaves])
         for leaves in map(jax.tree.leaves, values)

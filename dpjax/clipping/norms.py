@@ -77,7 +77,7 @@ def relative_error(num_elements: int, num_leaves: int, dtype: jnp.dtype) -> floa
     leaves of a group); bound, quotient and product add 3 u, and one u is kept in hand.
     """
     roundoff = float(jnp.finfo(dtype).eps) / 2
-    depth = _tree_depth(2 * num_elements) + _tree_depth(num_leaves)
+    depth = _tree_depth(num_elements) + _tree_depth(num_leaves)
     return (depth / 2 + 7) * roundoff
 
 

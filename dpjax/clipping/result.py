@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpjax import autodiff
+from dpjax import _check
 from dpjax.types import ArrayTree
 
 
@@ -59,7 +59,7 @@ class ClippedGrads:
         """Add gradients of disjoint examples; each example is in one of the two."""
         if not isinstance(other, ClippedGrads):
             return NotImplemented
-        autodiff.check_same_shapes("other.sum", other.sum, self.sum)
+        _check.same_shapes("other.sum", other.sum, self.sum)
         return ClippedGrads(
             sum=jax.tree.map(jnp.add, self.sum, other.sum),
             per_example=_concatenate(self.per_example, other.per_example),

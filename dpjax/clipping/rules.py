@@ -11,7 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dpjax import _check
 from dpjax.clipping import norms
@@ -41,7 +40,7 @@ class ClippingRule(Protocol):
 @jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True)
 class NormClip:
-    """Scale groups of leaves down to fixed norms: min(1, C / norm) (Abadi et al. 2016).
+    """Scale groups of leaves down to fixed norms: min(1, C / norm), Abadi et al.
 
     Guarantee: under add-or-remove-one the L2 sensitivity of the clipped sum is
     sqrt(sum of squares of the clip norms), C for a single group. The clip norms are
@@ -60,7 +59,7 @@ class NormClip:
 
     @property
     def sensitivity(self) -> float | jax.Array:
-        """Root of the sum of squares of the clip norms; a float when all of them are."""
+        """Root of the sum of squares of the clip norms; a float when they all are."""
         if len(self.clip_norms) == 1:
             return self.clip_norms[0]
         if all(isinstance(clip_norm, float) for clip_norm in self.clip_norms):
@@ -137,9 +136,14 @@ def _group_factors(
         return leaf_norms
     stacked = jnp.stack(leaves, axis=-1)
     lowest = min((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.itemsize)
-    num_elements = max(int(np.prod(np.shape(leaf))) for leaf in shapes)
+    num_elements = max(map(_num_reals, shapes))
     error = norms.relative_error(num_elements, len(leaves), lowest)
     norm = norms.euclidean_norm(stacked)
     bound = clip_norm * (1 - error)
     factor = jnp.where(norm > bound, bound / jnp.where(norm > bound, norm, 1), 1)
     return jax.tree.map(lambda leaf: factor.astype(leaf.dtype), leaf_norms)
+
+
+def _num_reals(leaf: Any) -> int:
+    parts = 2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1
+    return parts * math.prod(leaf.shape)

@@ -127,9 +127,9 @@ def _fresh_words() -> jax.Array:
 
 def _is_eager() -> bool:
     """Tell whether no transformation (jit, vmap, grad, scan) is tracing this call."""
-    here = get_opaque_trace_state()  # type: ignore[no-untyped-call]
+    here = get_opaque_trace_state()
     with jax.core.eval_context():
-        return bool(here == get_opaque_trace_state())  # type: ignore[no-untyped-call]
+        return bool(here == get_opaque_trace_state())
 
 
 def _seed_words(seed: Any) -> jax.Array:

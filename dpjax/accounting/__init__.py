@@ -1,0 +1,28 @@
+"""Accounting: from what was released to epsilon, and back.
+
+Runs on the host, in float64. Gaussian steps are accounted for here on a grid that fits
+them; events, Renyi divergences and the losses of other mechanisms are dp_accounting's.
+"""
+
+from dpjax.accounting.accountants import event_epsilon, pld_epsilon, rdp_epsilon
+from dpjax.accounting.budget import BudgetExceeded
+from dpjax.accounting.calibration import (
+    calibrate_event,
+    calibrate_noise_multiplier,
+    calibrate_num_steps,
+)
+from dpjax.accounting.curve import epsilon_curve
+from dpjax.accounting.epsilon import AccountingError, Epsilon
+
+__all__ = [
+    "AccountingError",
+    "BudgetExceeded",
+    "Epsilon",
+    "calibrate_event",
+    "calibrate_noise_multiplier",
+    "calibrate_num_steps",
+    "epsilon_curve",
+    "event_epsilon",
+    "pld_epsilon",
+    "rdp_epsilon",
+]

@@ -1,0 +1,159 @@
+"""The accountants by name, and epsilon from an event or from plain settings."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import dp_accounting
+import numpy as np
+
+from dpjax import _check
+from dpjax.accounting import events, pld, rdp
+from dpjax.accounting.epsilon import Epsilon
+
+
+class Accountant(NamedTuple):
+    """What an accountant must offer.
+
+    Attributes:
+      epsilon: `(parts, delta, relation) -> Epsilon`, where parts (events.take_apart) are
+        not empty, none of them is without privacy, and delta is in (0, 1).
+      curve: `(parts, delta, relation, steps) -> epsilons`, the same after each number of
+        steps, one step releasing the parts: (steps,), and 0 after 0 steps.
+    """
+
+    epsilon: Callable[[events.Parts, float, events.Relation], Epsilon]
+    curve: Callable[[events.Parts, float, events.Relation, Sequence[int]], np.ndarray]
+
+
+_ACCOUNTANTS = {
+    "pld": Accountant(pld.epsilon, pld.curve),
+    "rdp": Accountant(rdp.epsilon, rdp.curve),
+}
+
+
+def find(name: str) -> Accountant:
+    """Return the accountant called `name`; a ValueError lists those that exist."""
+    return _ACCOUNTANTS[_check.choice("accountant", name, tuple(_ACCOUNTANTS))]
+
+
+def event_epsilon(
+    event: dp_accounting.DpEvent,
+    delta: float,
+    *,
+    accountant: str = "pld",
+    relation: events.Relation = events.Relation.ADD_OR_REMOVE_ONE,
+) -> Epsilon:
+    """Return the epsilon that `event` has at `delta`.
+
+    | event                                   | epsilon          |
+    | --------------------------------------- | ---------------- |
+    | nothing released (0 steps, sampling 0)  | 0                |
+    | something released without noise        | infinite         |
+    | any other, at delta = 0                 | infinite         |
+
+    Args:
+      event: a `dp_accounting.DpEvent`; compositions of Gaussian releases, plain or
+        Poisson sampled, are accounted for by every accountant.
+      delta: in [0, 1).
+      accountant: "pld" (close to the truth) or "rdp" (quick, looser).
+      relation: which data sets are neighbours.
+
+    Returns:
+      Epsilon in nats, with `.error` and `.method`.
+
+    Raises:
+      ValueError: `delta` is out of range, or there is no such accountant.
+      AccountingError: this accountant has no sound account of the event.
+
+    Guarantee: the mechanism that `event` describes is (epsilon, delta)-differentially
+    private under `relation`: no accountant errs downward.
+
+    Example:
+      >>> step = dp_accounting.PoissonSampledDpEvent(
+      ...     0.01, dp_accounting.GaussianDpEvent(1.0)
+      ... )
+      >>> event = dp_accounting.SelfComposedDpEvent(step, 1000)
+      >>> round(event_epsilon(event, 1e-5), 3)
+      1.828
+      >>> round(event_epsilon(event, 1e-5, accountant="rdp"), 3)
+      2.101
+    """
+    method = find(accountant)
+    delta = _checked_delta(delta)
+    parts = events.take_apart(event)
+    if not parts:
+        return Epsilon(0.0, error=0.0, method=accountant)
+    if delta == 0 or any(part == events.NON_PRIVATE for part, _ in parts):
+        return Epsilon(math.inf, error=0.0, method=accountant)
+    return method.epsilon(parts, delta, relation)
+
+
+def pld_epsilon(
+    *, noise_multiplier: float, sampling_prob: float, num_steps: int, delta: float
+) -> Epsilon:
+    """Return the epsilon of Poisson-sampled Gaussian steps, close to the truth.
+
+    Neighbours differ by one example added, removed or zeroed out.
+
+    Args:
+      noise_multiplier: noise standard deviation in clip norms, at least 0.
+      sampling_prob: probability that an example enters a step, in (0, 1].
+      num_steps: steps taken.
+      delta: in [0, 1).
+
+    Returns:
+      An upper bound, in nats; `.error` says by how much it may exceed the truth.
+
+    Raises:
+      ValueError: a setting is out of range.
+
+    Guarantee: `event_epsilon`'s.
+
+    Example:
+      >>> epsilon = pld_epsilon(
+      ...     noise_multiplier=1.0, sampling_prob=0.004, num_steps=15000, delta=1e-5
+      ... )
+      >>> round(epsilon, 3), epsilon.method
+      (2.719, 'pld')
+    """
+    event = dpsgd_event(noise_multiplier, sampling_prob, num_steps)
+    return event_epsilon(event, delta, accountant="pld")
+
+
+def rdp_epsilon(
+    *, noise_multiplier: float, sampling_prob: float, num_steps: int, delta: float
+) -> Epsilon:
+    """Return the epsilon of Poisson-sampled Gaussian steps, by Renyi divergences.
+
+    The arguments and the guarantee are those of `pld_epsilon`; the number is larger.
+
+    Example:
+      >>> epsilon = rdp_epsilon(
+      ...     noise_multiplier=1.0, sampling_prob=0.004, num_steps=15000, delta=1e-5
+      ... )
+      >>> round(epsilon, 3), epsilon.method
+      (2.966, 'rdp')
+    """
+    event = dpsgd_event(noise_multiplier, sampling_prob, num_steps)
+    return event_epsilon(event, delta, accountant="rdp")
+
+
+def dpsgd_event(
+    noise_multiplier: float, sampling_prob: float, num_steps: int
+) -> dp_accounting.DpEvent:
+    """Return the event of `num_steps` Poisson-sampled Gaussian steps, checked."""
+    noise = _check.non_negative("noise_multiplier", noise_multiplier)
+    rate = _check.probability("sampling_prob", sampling_prob)
+    steps = _check.integer("num_steps", num_steps, minimum=0)
+    step = dp_accounting.PoissonSampledDpEvent(
+        rate, dp_accounting.GaussianDpEvent(noise)
+    )
+    return dp_accounting.SelfComposedDpEvent(step, steps)
+
+
+def _checked_delta(delta: float) -> float:
+    number = _check.non_negative("delta", delta)
+    if number >= 1:
+        _check.fail("a number in [0, 1)", "delta", number)
+    return number

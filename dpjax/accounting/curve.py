@@ -1,0 +1,59 @@
+"""Epsilon over the steps of a run."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dpjax import _check
+from dpjax.accounting import accountants, events
+
+
+def epsilon_curve(
+    *,
+    noise_multiplier: float,
+    sampling_prob: float,
+    steps: Sequence[int],
+    delta: float,
+    accountant: str = "pld",
+) -> np.ndarray:
+    """Return the epsilon of Poisson-sampled Gaussian steps after each of `steps`.
+
+    The step is accounted for once, so that a curve costs little more than a point.
+
+    Args:
+      noise_multiplier: noise standard deviation in clip norms, at least 0.
+      sampling_prob: probability that an example enters a step, in (0, 1].
+      steps: (n,) numbers of steps, at least 0, in increasing order.
+      delta: in (0, 1).
+      accountant: "pld" or "rdp".
+
+    Returns:
+      (n,) epsilons in nats, float64, never decreasing; 0 after 0 steps, infinite
+      without noise.
+
+    Raises:
+      ValueError: a setting is out of range, or there is no such accountant.
+      AccountingError: this accountant has no sound number.
+
+    Guarantee: every entry is an upper bound, as in `event_epsilon`.
+
+    Example:
+      >>> epsilon_curve(
+      ...     noise_multiplier=1.0, sampling_prob=0.01, steps=[0, 10, 1000], delta=1e-5
+      ... ).round(2)
+      array([0.  , 0.41, 1.83])
+    """
+    method = accountants.find(accountant)
+    delta = _check.open_unit("delta", delta)
+    numbers = [_check.integer("steps", number, minimum=0) for number in steps]
+    if any(after < before for before, after in zip(numbers, numbers[1:], strict=False)):
+        _check.fail("numbers in increasing order", "steps", steps)
+    event = accountants.dpsgd_event(noise_multiplier, sampling_prob, 1)
+    parts = events.take_apart(event)
+    if events.NON_PRIVATE in [part for part, _ in parts]:
+        return np.array([math.inf if number else 0.0 for number in numbers])
+    if not any(numbers):
+        return np.zeros(len(numbers))
+    curve = method.curve(parts, delta, events.Relation.ADD_OR_REMOVE_ONE, numbers)
+    return np.maximum.accumulate(curve)

@@ -1,0 +1,101 @@
+"""Events taken apart: what was released, and how many times.
+
+An accountant sees a flat list of (event, count) in which nothing is nested any more.
+The library's own accountants walk the nesting themselves, and forget the count on the
+way for some events; taking it apart once, here, is how no accountant can.
+"""
+
+import math
+
+import dp_accounting
+
+from dpjax import _check
+from dpjax.accounting.epsilon import AccountingError
+
+Event = dp_accounting.DpEvent
+Relation = dp_accounting.NeighboringRelation
+Parts = list[tuple[Event, int]]
+"""Distinct events that are not compositions, each with its count, at least 1."""
+
+NON_PRIVATE = dp_accounting.NonPrivateDpEvent()
+
+
+def take_apart(event: Event) -> Parts:
+    """Return the distinct parts of `event` with their counts.
+
+    All plain Gaussian releases become one, exactly: n releases with noise multipliers
+    s_1, ..., s_n are worth a single one with s = (sum_i 1 / s_i^2)^(-1/2), which is
+    also what sampling is applied to. Releases without noise become `NON_PRIVATE`,
+    and what releases nothing (no step, no sampling, endless noise) is left out.
+
+    Args:
+      event: a `dp_accounting.DpEvent`.
+
+    Returns:
+      A list of (event, count); empty when nothing was released.
+
+    Raises:
+      TypeError: `event` is no `DpEvent`, or a count is no integer.
+      ValueError: a count, a noise multiplier or a sampling probability is out of range.
+      AccountingError: the event samples something that is not a Gaussian release.
+    """
+    precision = 0.0
+    counts: dict[str, int] = {}
+    parts: dict[str, Event] = {}
+    for part, count in _walk(event, 1):
+        if isinstance(part, dp_accounting.GaussianDpEvent):
+            precision += count / part.noise_multiplier**2
+        else:
+            # Some events hold lists and have no hash; their text is exact.
+            parts[repr(part)] = part
+            counts[repr(part)] = counts.get(repr(part), 0) + count
+    flat = [(part, counts[text]) for text, part in parts.items()]
+    if precision > 0:
+        flat.append((dp_accounting.GaussianDpEvent(precision**-0.5), 1))
+    return flat
+
+
+def _walk(event: Event, count: int) -> Parts:
+    """List the parts of `event`, composed `count` times, in order."""
+    if not isinstance(event, Event):
+        _check.fail("a dp_accounting.DpEvent", "event", event, TypeError)
+    if isinstance(event, dp_accounting.SelfComposedDpEvent):
+        times = _check.integer("SelfComposedDpEvent.count", event.count, minimum=0)
+        return _walk(event.event, count * times)
+    if isinstance(event, dp_accounting.ComposedDpEvent):
+        return [part for inner in event.events for part in _walk(inner, count)]
+    if count == 0 or isinstance(event, dp_accounting.NoOpDpEvent):
+        return []
+    if isinstance(event, dp_accounting.GaussianDpEvent):
+        return _gaussian(event.noise_multiplier, count)
+    if isinstance(event, dp_accounting.PoissonSampledDpEvent):
+        return _sampled(event, count)
+    return [(event, count)]
+
+
+def _gaussian(noise_multiplier: float, count: int) -> Parts:
+    if noise_multiplier == math.inf:
+        return []
+    sigma = _check.non_negative("GaussianDpEvent.noise_multiplier", noise_multiplier)
+    # Beyond these, squares leave the range of floats; both ends are rounded safely.
+    if sigma < 1e-100:
+        return [(NON_PRIVATE, count)]
+    return [(dp_accounting.GaussianDpEvent(min(sigma, 1e100)), count)]
+
+
+def _sampled(event: dp_accounting.PoissonSampledDpEvent, count: int) -> Parts:
+    name = "PoissonSampledDpEvent.sampling_probability"
+    rate = _check.non_negative(name, event.sampling_probability)
+    if rate > 1:
+        _check.fail("a number in [0, 1]", name, rate)
+    if rate == 0:
+        return []
+    if rate == 1:
+        return _walk(event.event, count)
+    inner = take_apart(event.event)
+    if not inner or any(part == NON_PRIVATE for part, _ in inner):
+        return [(NON_PRIVATE, count)] if inner else []
+    if len(inner) > 1 or inner[0][1] > 1:
+        what = "a Gaussian release, or another single one, inside Poisson sampling"
+        _check.fail(what, "event", event, AccountingError)
+    return [(dp_accounting.PoissonSampledDpEvent(rate, inner[0][0]), count)]

@@ -1,0 +1,190 @@
+r"""The privacy loss of one Poisson-sampled Gaussian release, and its law on a grid.
+
+With noise multiplier s and sampling probability q, the outputs on two neighbouring data
+sets have, in the worst case and along the one direction that matters, the laws
+
+    P = (1 - q) N(0, s^2) + q N(1, s^2)
+    Q = N(0, s^2)                            add or remove one, zero out one
+    Q = (1 - q) N(0, s^2) + q N(-1, s^2)     replace one
+
+An output x has the privacy loss L(x) = log P(x)/Q(x), which grows with x. What matters
+is the law of L(x) for x drawn from P ("remove"), and that of -L(x) for x from Q ("add").
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+_NUM_NODES = 501
+_LARGEST_EXPONENT = 700.0
+
+
+class LossLaw(NamedTuple):
+    """The law of a privacy loss on the multiples of an interval.
+
+    Attributes:
+      lowest: the smallest loss, in intervals.
+      masses: (n,) probabilities of the losses lowest, ..., lowest + n - 1 intervals.
+      infinity: probability of an infinite loss.
+      nodes: (501,) losses of a quadrature rule of the law before it met the grid.
+      log_weights: (501,) logarithms of its weights.
+    """
+
+    lowest: int
+    masses: np.ndarray
+    infinity: float
+    nodes: np.ndarray
+    log_weights: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledGaussian:
+    """The pair (P, Q) of the module's text.
+
+    Args:
+      noise_multiplier: s, noise standard deviation in clip norms, above 0.
+      sampling_prob: q, in (0, 1].
+      replace_one: the neighbour has another example instead of none.
+    """
+
+    noise_multiplier: float
+    sampling_prob: float
+    replace_one: bool = False
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether adding costs what removing costs."""
+        return self.replace_one or self.sampling_prob == 1
+
+    def loss(self, x: np.ndarray) -> np.ndarray:
+        """Return L(x) in nats, elementwise."""
+        variance = self.noise_multiplier**2
+        gain = self._log_mixture((x - 0.5) / variance)
+        if not self.replace_one:
+            return gain
+        return gain - self._log_mixture((-x - 0.5) / variance)
+
+    def output(self, loss: np.ndarray) -> np.ndarray:
+        """Return the x with L(x) = loss, elementwise; -inf below the least loss."""
+        variance, q = self.noise_multiplier**2, self.sampling_prob
+        if self.replace_one:
+            return variance * (loss / 2 + self._half_replace_output(loss))
+        if q == 1:
+            return variance * loss + 0.5
+        with np.errstate(divide="ignore"):
+            near = np.log1p(np.maximum(np.expm1(np.minimum(loss, 1.0)) / q, -1.0))
+        far = loss - math.log(q) + np.log1p((q - 1) * np.exp(-np.maximum(loss, 1.0)))
+        return variance * np.where(loss < 1, near, far) + 0.5
+
+    def range(self, tail: float) -> tuple[float, float]:
+        """Return outputs with mass at most `tail` of P above, and of Q below, them."""
+        s, q = self.noise_multiplier, self.sampling_prob
+        unsampled = -s * special.ndtri(tail / 2)
+        sampled = 1 - s * special.ndtri(min(0.5, tail / (2 * q)))
+        high = max(unsampled, sampled)
+        return (-high if self.replace_one else -unsampled), high
+
+    def nodes(self, tail: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return losses and log weights of a quadrature rule under P: (501,) each."""
+        s, q = self.noise_multiplier, self.sampling_prob
+        x = np.linspace(*self.range(tail), _NUM_NODES)
+        log_density = math.log(q) - 0.5 * ((x - 1) / s) ** 2
+        if q < 1:
+            unsampled = math.log1p(-q) - 0.5 * (x / s) ** 2
+            log_density = np.logaddexp(unsampled, log_density)
+        return self.loss(x), log_density - special.logsumexp(log_density)
+
+    def _log_mixture(self, exponent: np.ndarray) -> np.ndarray:
+        """Return log(1 - q + q e^exponent) without loss of digits."""
+        q = self.sampling_prob
+        if q == 1:
+            return exponent
+        near = np.log1p(q * np.expm1(np.minimum(exponent, 1.0)))
+        far = np.logaddexp(math.log1p(-q), math.log(q) + exponent)
+        return np.where(exponent < 1, near, far)
+
+    def _half_replace_output(self, loss: np.ndarray) -> np.ndarray:
+        """Return asinh(c sinh(loss / 2)) with c = (1 - q) / q e^(1 / (2 s^2)).
+
+        From y = e^(x / s^2 - loss / 2), which solves y - 1/y = 2 c sinh(loss / 2).
+        """
+        q = self.sampling_prob
+        if q == 1:
+            return np.zeros_like(loss)
+        half = np.abs(loss) / 2
+        log_c = math.log1p(-q) - math.log(q) + 0.5 / self.noise_multiplier**2
+        with np.errstate(divide="ignore"):
+            log_sinh = half + np.log(-np.expm1(-2 * half) / 2)
+        log_value = log_c + log_sinh
+        root = np.logaddexp(log_value, 0.5 * np.logaddexp(2 * log_value, 0.0))
+        return np.sign(loss) * root
+
+
+def grid_laws(
+    pair: SampledGaussian, interval: float, tail: float
+) -> tuple[LossLaw, LossLaw]:
+    """Return the laws of the loss when one is removed and added, on a grid.
+
+    The mass that falls between two grid points goes to both, so divided that P and Q
+    keep their total there ("connect the dots"). The result is itself the loss of a pair
+    that is easier to tell apart than (P, Q), exactly as easy at every grid point.
+
+    Args:
+      pair: the output laws.
+      interval: distance of grid points, in nats.
+      tail: mass beyond the grid's ends; it goes to an end and, in part, to infinity.
+
+    Guarantee: compositions of the result have at least the delta of those of `pair`, at
+    every epsilon, up to rounding.
+
+    References:
+      Doroshenko, Ghazi, Kamath, Kumar and Manurangsi (2022), Connect the dots: tighter
+      discrete approximations of privacy loss distributions.
+    """
+    low, high = pair.loss(np.array(pair.range(tail)))
+    lowest, highest = math.floor(low / interval), math.ceil(high / interval)
+    losses = interval * np.arange(lowest, highest + 1)
+    masses, beyond, below = _connect_the_dots(pair, losses, interval)
+    nodes, log_weights = pair.nodes(tail)
+    removed = LossLaw(lowest, masses, beyond, nodes, log_weights)
+    if pair.symmetric:
+        return removed, removed
+    mirrored = (masses * np.exp(-losses))[::-1]
+    added = LossLaw(-highest, mirrored, below, -nodes, log_weights - nodes)
+    return removed, added
+
+
+def _connect_the_dots(
+    pair: SampledGaussian, losses: np.ndarray, interval: float
+) -> tuple[np.ndarray, float, float]:
+    """Return the masses of P, and those of P above and Q below that become infinite."""
+    q, s = pair.sampling_prob, pair.noise_multiplier
+    edges = np.concatenate([[-np.inf], pair.output(losses), [np.inf]])
+    unsampled, plus = _cell_masses(edges / s), _cell_masses((edges - 1) / s)
+    minus = _cell_masses((edges + 1) / s) if pair.replace_one else unsampled
+    upper = (1 - q) * unsampled + q * plus
+    lower = (1 - q) * unsampled + q * minus
+    # Of a cell's mass P, the share up moves to its upper end, with Q kept:
+    # up (1 - e^-interval) = P - e^loss Q, written without its cancellation.
+    exponents = np.minimum(losses, _LARGEST_EXPONENT)
+    excess = q * (plus - minus)[1:-1] - np.expm1(exponents[:-1]) * lower[1:-1]
+    up = np.clip(excess / -math.expm1(-interval), 0.0, upper[1:-1])
+    top = min(upper[-1], lower[-1] * math.exp(exponents[-1]))
+    bottom = upper[0]
+    masses = np.append(upper[1:-1] - up, top)
+    masses[1:] += up
+    masses[0] += bottom
+    below = lower[0] - bottom * math.exp(min(-losses[0], _LARGEST_EXPONENT))
+    return masses, upper[-1] - top, max(0.0, below)
+
+
+def _cell_masses(edges: np.ndarray) -> np.ndarray:
+    """Return the standard normal's mass between neighbouring edges, tails in full."""
+    low, high = edges[:-1], edges[1:]
+    above = low > 0
+    return special.ndtr(np.where(above, -low, high)) - special.ndtr(
+        np.where(above, -high, low)
+    )

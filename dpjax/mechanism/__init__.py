@@ -1,0 +1,11 @@
+"""One value from which sampler, clipping, noise and accounting event are all derived.
+
+What is clipped, how batches are drawn, how much noise is added and what is accounted
+cannot disagree, because there is one place where they are written down.
+"""
+
+from dpjax.mechanism.dpsgd import DPSGD
+from dpjax.mechanism.nonprivate import NonPrivate
+from dpjax.mechanism.relations import RELATION_WORDS, SOUND_PAIRS
+
+__all__ = ["DPSGD", "RELATION_WORDS", "SOUND_PAIRS", "NonPrivate"]

@@ -1,0 +1,95 @@
+"""The part of a mechanism that draws batches."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dpjax import _check, noise, sampling
+from dpjax.types import KeyLike
+
+
+class Batches:
+    """What every mechanism offers about its batches."""
+
+    num_examples: int
+    expected_batch_size: float
+    num_steps: int
+    sampler: sampling.Sampler | None
+    static_batch_size: int | None
+
+    @property
+    def chunk_size(self) -> int:
+        """Static number of rows of a chunk; larger draws fill several chunks."""
+        if self.static_batch_size is not None:
+            return self.static_batch_size
+        if isinstance(self._sampler, sampling.Poisson):
+            return sampling.default_chunk_size(
+                self.num_examples, self.expected_batch_size
+            )
+        return math.ceil(self.expected_batch_size)
+
+    @property
+    def sampling_prob(self) -> float | None:
+        """Probability that an example enters a batch; None: nothing is amplified."""
+        return self._sampler.sampling_prob(
+            num_examples=self.num_examples,
+            expected_batch_size=self.expected_batch_size,
+        )
+
+    def batches(
+        self, key: KeyLike, start_step: int = 0
+    ) -> Iterator[list[sampling.IndexChunk]]:
+        """Yield, for each step from `start_step` on, the chunks of its batch.
+
+        Args:
+          key: PRNG key, key data or seed. Sampling draws from a domain of its own, so
+            that the key of the noise can be used.
+          start_step: where to go on; the batches are those of a run never stopped.
+
+        Yields:
+          A list of `IndexChunk(indices, mask)`, each `(chunk_size,)`: the gradients of
+          the chunks of one step are summed before the noise.
+        """
+        return self._sampler.batches(
+            np.asarray(noise.key_data(key)),
+            num_examples=self.num_examples,
+            expected_batch_size=self.expected_batch_size,
+            num_steps=self.num_steps,
+            chunk_size=self.chunk_size,
+            start_step=start_step,
+        )
+
+    @property
+    def _sampler(self) -> sampling.Sampler:
+        return sampling.Poisson() if self.sampler is None else self.sampler
+
+    def _check_batches(self) -> None:
+        _check.integer("num_examples", self.num_examples, minimum=1)
+        _check.positive("expected_batch_size", self.expected_batch_size)
+        if self.expected_batch_size > self.num_examples:
+            _check.fail(
+                f"at most num_examples={self.num_examples}",
+                "expected_batch_size",
+                self.expected_batch_size,
+            )
+        _check.integer("num_steps", self.num_steps, minimum=0)
+        if self.static_batch_size is not None:
+            _check.integer("static_batch_size", self.static_batch_size, minimum=1)
+        if not isinstance(self._sampler, sampling.Sampler):
+            _check.fail("a sampler", "sampler", self.sampler, TypeError)
+        _ = self.sampling_prob
+
+    def _describe_batches(self) -> dict[str, Any]:
+        return {
+            "mechanism": type(self).__name__,
+            "num_examples": self.num_examples,
+            "expected_batch_size": self.expected_batch_size,
+            "num_steps": self.num_steps,
+            "sampling_prob": self.sampling_prob,
+            "sampler": type(self._sampler).__name__,
+            "sampler_statement": self._sampler.statement,
+            "divisor": self.expected_batch_size,
+            "chunk_size": self.chunk_size,
+        }

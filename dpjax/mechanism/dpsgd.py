@@ -1,0 +1,181 @@
+"""DP-SGD as one value."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import dp_accounting
+import jax
+import optax
+
+from dpjax import _check, accounting, clipping, optimizers, sampling
+from dpjax.clipping import rules
+from dpjax.mechanism.batches import Batches
+from dpjax.mechanism.relations import RELATION_WORDS, SOUND_PAIRS
+from dpjax.types import KeyLike, LossFn
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DPSGD(Batches):
+    """Differentially private SGD: sample, clip, sum, add noise, divide by a constant.
+
+    Every field is a public constant. Nothing that depends on private data belongs here.
+
+    Attributes:
+      num_examples: size of the data set, assumed public.
+      expected_batch_size: mean batch size and the divisor of the noised sum.
+      num_steps: steps planned.
+      l2_norm_clip: clip norm > 0, a prefix pytree of such, or a clipping rule.
+      noise_multiplier: noise standard deviation over add-or-remove sensitivity, >= 0;
+        `None` until `calibrate` has solved for it.
+      sampler: `sampling.Poisson()` (also when `None`) or `sampling.ShuffledEpochs()`.
+      relation: neighbouring relation of the guarantee; `None` takes the sampler's own.
+      static_batch_size: rows of a padded chunk; `None` chooses them. It changes memory
+        and time only.
+
+    Guarantee:
+      Training with `batches`, `clipped_grad` and `optimizer` of one value, with one
+      secret key, is (epsilon, delta)-DP with `epsilon(delta)`, under `relation`.
+
+    Raises:
+      ValueError: settings out of range, a batch larger than the data, or a pair of
+        sampler and relation that has no sound account.
+      TypeError: settings of the wrong type.
+
+    References:
+      Abadi et al. 2016, Deep Learning with Differential Privacy, arXiv 1607.00133.
+
+    >>> plan = DPSGD(num_examples=4000, expected_batch_size=1000, num_steps=120,
+    ...              l2_norm_clip=1.0).calibrate(target_epsilon=3.0, delta=1e-4)
+    >>> bool(plan.epsilon(1e-4) <= 3.0)
+    True
+    """
+
+    num_examples: int
+    expected_batch_size: float
+    num_steps: int
+    l2_norm_clip: Any
+    noise_multiplier: float | None = None
+    sampler: sampling.Sampler | None = None
+    relation: dp_accounting.NeighboringRelation | None = None
+    static_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check_batches()
+        if (type(self._sampler), self.neighboring_relation) not in SOUND_PAIRS:
+            known = [
+                f"{sampler.__name__} with {RELATION_WORDS[relation]}"
+                for sampler, relation in SOUND_PAIRS
+            ]
+            raise ValueError(
+                "Expected a sampler and a neighbouring relation that have a sound "
+                f"account ({'; '.join(known)}), got sampler={self._sampler!r} and "
+                f"relation={self.neighboring_relation!r}."
+            )
+        rule = rules.as_rule(self.l2_norm_clip)
+        if not isinstance(rule.sensitivity, float):
+            _check.fail("a static clip norm", "l2_norm_clip", self.l2_norm_clip)
+        if self.noise_multiplier is not None:
+            _check.non_negative("noise_multiplier", self.noise_multiplier)
+
+    @property
+    def sensitivity(self) -> float:
+        """L2 sensitivity of the clipped sum when one example is added or removed."""
+        return float(rules.as_rule(self.l2_norm_clip).sensitivity)
+
+    @property
+    def neighboring_relation(self) -> dp_accounting.NeighboringRelation:
+        """The relation of the guarantee: the one asked for, or the sampler's own."""
+        return self._sampler.relation if self.relation is None else self.relation
+
+    def event(self) -> dp_accounting.DpEvent:
+        """Return what all `num_steps` steps spend, for the chosen relation."""
+        return self._event(self._noise(), self.num_steps)
+
+    def epsilon(
+        self, delta: float, *, step: int | None = None, accountant: str = "pld"
+    ) -> accounting.Epsilon:
+        """Return the epsilon after `step` steps (all of them when `None`).
+
+        Args:
+          delta: in (0, 1).
+          step: steps taken, at most `num_steps`.
+          accountant: "pld" or "rdp".
+        """
+        steps = self.num_steps if step is None else step
+        _check.integer("step", steps, minimum=0)
+        if steps > self.num_steps:
+            _check.fail(f"at most num_steps={self.num_steps}", "step", steps)
+        return accounting.event_epsilon(
+            self._event(self._noise(), steps), delta, accountant=accountant
+        )
+
+    def calibrate(
+        self, target_epsilon: float, delta: float, *, accountant: str = "pld"
+    ) -> "DPSGD":
+        """Return a copy with the least noise whose epsilon is at most the target.
+
+        Raises:
+          AccountingError: no noise reaches the target.
+        """
+        multiplier = accounting.calibrate_event(
+            lambda candidate: self._event(candidate, self.num_steps),
+            target_epsilon=target_epsilon,
+            delta=delta,
+            accountant=accountant,
+        )
+        return dataclasses.replace(self, noise_multiplier=multiplier)
+
+    def clipped_grad(
+        self, loss_fn: LossFn, **options: Any
+    ) -> Callable[..., clipping.ClippedGrads]:
+        """Return `clipping.clipped_grad` with this mechanism's clip norm."""
+        return clipping.clipped_grad(loss_fn, self.l2_norm_clip, **options)
+
+    def optimizer(
+        self, optimizer: optax.GradientTransformation, key: KeyLike | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """Make a plain optax optimizer private with this mechanism's noise.
+
+        What `privacy_spent` reads off its state amplifies by Poisson sampling alone;
+        for other samplers this object's `epsilon` is the (lower) statement.
+        """
+        return optimizers.privatize(
+            optimizer,
+            self.l2_norm_clip,
+            self._noise(),
+            key,
+            expected_batch_size=self.expected_batch_size,
+            sampling_prob=self.sampling_prob,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return every public constant, ready for JSON."""
+        multiplier = self._noise()
+        clip_norms = jax.tree_util.tree_leaves_with_path(self.l2_norm_clip)
+        per_group = {jax.tree_util.keystr(path): clip for path, clip in clip_norms}
+        return self._describe_batches() | {
+            "l2_norm_clip": per_group.get("", per_group),
+            "noise_multiplier": multiplier,
+            "neighboring_relation": RELATION_WORDS[self.neighboring_relation],
+            "sensitivity": self.sensitivity,
+            "noise_std": multiplier * self.sensitivity,
+            "event": repr(self.event()),
+        }
+
+    def _noise(self) -> float:
+        if self.noise_multiplier is None:
+            raise ValueError(
+                "Expected a noise multiplier, got noise_multiplier=None. Give one, or "
+                "solve for it with calibrate(target_epsilon, delta)."
+            )
+        return self.noise_multiplier
+
+    def _event(self, noise_multiplier: float, steps: int) -> dp_accounting.DpEvent:
+        pair = (type(self._sampler), self.neighboring_relation)
+        return self._sampler.event(
+            noise_multiplier=noise_multiplier / SOUND_PAIRS[pair],
+            num_examples=self.num_examples,
+            expected_batch_size=self.expected_batch_size,
+            num_steps=steps,
+        )
