@@ -138,8 +138,8 @@ def leading_axis(name: str, tree: ArrayTree) -> int:
 
 def same_shapes(name: str, tree: ArrayTree, like: ArrayTree) -> None:
     """Raise unless `tree` has the structure and the shapes of `like`."""
-    if not jax.tree.structure(tree) == jax.tree.structure(like):
-        structure = jax.tree.structure(like)
+    structure: Any = jax.tree.structure(like)
+    if structure != jax.tree.structure(tree):
         fail(f"the structure {structure}", name, jax.tree.structure(tree))
     paths = jax.tree_util.tree_leaves_with_path(like)
     for (path, want), got in zip(paths, jax.tree.leaves(tree), strict=True):

@@ -1,5 +1,7 @@
 """`clipped_grad`: options, results, and invariant 7 (nothing but memory changes)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,23 +66,29 @@ def test_per_example_quantities_are_raw_and_in_order():
     assert per_example.aux is None
 
 
-@settings(max_examples=25, deadline=None)
+@functools.cache
+def compiled(microbatch_size):
+    return dpjax.clipped_grad(loss, 0.5, microbatch_size=microbatch_size)
+
+
+@settings(max_examples=30, deadline=None)
 @given(
-    batch_size=st.integers(1, 9),
-    microbatch_size=st.integers(1, 10),
-    mask_bits=st.integers(0, 2**9 - 1),
+    batch_size=st.sampled_from([1, 4, 7]),
+    microbatch_size=st.sampled_from([1, 3, 4, 9]),
+    mask_bits=st.integers(0, 2**7 - 1),
 )
 def test_microbatches_and_masks_change_memory_only(
     batch_size, microbatch_size, mask_bits
 ):
     x, y = make_batch(batch_size)
     mask = jnp.array([bool(mask_bits >> i & 1) for i in range(batch_size)])
-    whole = dpjax.clipped_grad(loss, 0.5)(PARAMS, x, y, mask=mask)
-    pieces = dpjax.clipped_grad(loss, 0.5, microbatch_size=microbatch_size)(
-        PARAMS, x, y, mask=mask
-    )
+    whole = compiled(None)(PARAMS, x, y, mask=mask)
+    pieces = compiled(microbatch_size)(PARAMS, x, y, mask=mask)
+    alone = [compiled(None)(PARAMS, x[i : i + 1], y[i : i + 1]) for i in range(len(x))]
+    kept = [grads.sum for grads, keep in zip(alone, mask, strict=True) if keep]
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
     assert_close(whole.sum, pieces.sum)
-    assert_close(whole.sum, by_hand(PARAMS, x, y, 0.5, mask))
+    assert_close(whole.sum, jax.tree.map(lambda *g: sum(g), zero, *kept))
     assert_close(whole.per_example, pieces.per_example)
     assert whole.batch_size is None
 
@@ -198,11 +206,10 @@ def test_aux_comes_back_for_each_example():
         return loss(params, x, y), {"prediction": x @ params["w"]}
 
     x, y = make_batch(5)
-    for microbatch_size in (None, 2):
-        fn = dpjax.clipped_grad(with_aux, 1.0, has_aux=True, microbatch_size=2)
+    for size in (None, 2):
+        fn = dpjax.clipped_grad(with_aux, 1.0, has_aux=True, microbatch_size=size)
         aux = fn(PARAMS, x, y).per_example.aux
         np.testing.assert_allclose(aux["prediction"], x @ PARAMS["w"], rtol=1e-5)
-        del microbatch_size
 
 
 def test_a_batched_loss_is_reused_with_keep_batch_dim():
@@ -270,14 +277,14 @@ def test_the_loss_is_traced_once_for_all_calls_of_one_shape():
 
 def test_a_flax_model_gives_the_gradients_of_the_loop():
     model = nn.Sequential([nn.Conv(4, (3, 3)), nn.GroupNorm(2), nn.tanh, nn.Dense(2)])
-    images = jax.random.normal(jax.random.key(0), (3, 6, 6, 1))
+    images = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
     params = model.init(jax.random.key(1), images)
 
     def image_loss(params, image):
         return jnp.mean(jnp.square(model.apply(params, image[None])))
 
     grads = dpjax.clipped_grad(image_loss, 1e6)(params, images)
-    looped = [jax.grad(image_loss)(params, image) for image in images]
+    looped = [jax.jit(jax.grad(image_loss))(params, image) for image in images]
     assert_close(grads.sum, jax.tree.map(lambda *g: sum(g), *looped), 1e-4, 1e-6)
 
 

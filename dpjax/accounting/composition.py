@@ -2,8 +2,8 @@
 
 The law of a sum of losses is the convolution of their laws: a product of Fourier
 transforms. A transform has absolute errors, and what is asked for is a far tail; so each
-law is first tilted by e^(t loss) such that the tail becomes the middle. Errors are then
-relative to the tail itself, and a delta of 1e-15 is as good as one of 1e-5.
+law is first tilted by e^(t loss), which moves its middle towards that tail. Errors are
+then relative to the tail itself, and a delta of 1e-15 is as good as one of 1e-5.
 """
 
 import math
@@ -15,14 +15,23 @@ from scipy import fft, optimize, signal
 
 from dpjax.accounting.privacy_loss import LossLaw
 
-_LOG_OUTSIDE = 35.0
-"""The tilted law has at most e^-35 of its mass on either side of the window."""
+_SHARE = 0.7
+"""The tilt used, in tilts that would make the tail the middle.
+
+All of it lets a law of rare, large losses spread over a window several times as long.
+"""
+
+_LOG_OUTSIDE = 14.0
+"""Beyond either end of the window is at most e^-14 of the tail."""
 
 _REACH = 600.0
 """Exponents beyond this neither matter nor fit."""
 
-_ROUNDING = 64 * 2.0**-52
-"""Relative error of delta a composed loss, generously."""
+_ROUNDING = 256 * 2.0**-52
+"""Error of the transform a composed loss, generously."""
+
+_PRICE = 2e-6
+"""Share of delta that pays for what the window leaves out, and for sums."""
 
 
 class _Quadrature(NamedTuple):
@@ -52,27 +61,31 @@ def epsilon(
       Epsilon in nats, infinite where `delta` is below the mass at infinity.
 
     Guarantee: not below the exact value of the composition. Rounding, of relative size
-    2^-52 a loss, is paid for by asking for a slightly smaller delta.
+    2^-52 a loss, and the window are paid for by asking for a slightly smaller delta.
     """
-    total = sum(counts)
-    infinite = sum(n * law.infinity for law, n in zip(laws, counts, strict=True))
-    budget = delta * (1 - 1e-9 - _ROUNDING * total) - infinite
-    if budget <= 0:
-        return math.inf
     quadrature = _Quadrature(
         np.stack([law.nodes for law in laws]),
         np.stack([law.log_weights for law in laws]),
         np.array(counts, dtype=float),
     )
-    tilt = _tilt(quadrature, math.log(delta))
-    low, middle, high = _window(quadrature, tilt)
+    log_delta = math.log(delta)
+    saddle = _saddle(quadrature, log_delta)
+    tilt = _SHARE * saddle
+    # What the tilted law has above epsilon, in terms of Chernoff's bound on epsilon.
+    bound = _cumulants(quadrature, saddle)[1]
+    log_tail = min(0.0, log_delta - _cumulants(quadrature, tilt)[0] + tilt * bound)
+    low, middle, high = _window(quadrature, tilt, _LOG_OUTSIDE - log_tail)
+    budget = delta * (1 - _PRICE - _ROUNDING * sum(counts) * math.exp(-log_tail))
+    budget -= sum(n * law.infinity for law, n in zip(laws, counts, strict=True))
+    if budget <= 0:
+        return math.inf
     first = math.floor(low / interval) - 1
     size = max(math.ceil(high / interval) + 2 - first, *(law.masses.size for law in laws))
     size = fft.next_fast_len(size, real=True)
     masses, log_scale = _convolve(laws, counts, tilt * interval, first, size)
     offsets = interval * (first + np.arange(size)) - middle
-    log_budget = math.log(budget) - log_scale + tilt * middle
-    return max(0.0, middle + _solve(offsets, interval, masses, tilt, math.exp(log_budget)))
+    budget = math.exp(math.log(budget) - log_scale + tilt * middle)
+    return max(0.0, middle + _solve(offsets, interval, masses, tilt, budget))
 
 
 def _cumulants(quadrature: _Quadrature, tilt: float) -> tuple[float, float, float]:
@@ -87,7 +100,7 @@ def _cumulants(quadrature: _Quadrature, tilt: float) -> tuple[float, float, floa
     return counts @ (peaks + np.log(sums)), counts @ means, counts @ spreads
 
 
-def _tilt(quadrature: _Quadrature, log_delta: float) -> float:
+def _saddle(quadrature: _Quadrature, log_delta: float) -> float:
     """Return the tilt t that moves the mean to where Chernoff's bound is delta.
 
     That is K(t) - t K'(t) = log delta, with K the logarithm of the moment generating
@@ -111,14 +124,16 @@ def _tilt(quadrature: _Quadrature, log_delta: float) -> float:
     return math.exp(low if low == high else optimize.brentq(gap, low, high, xtol=0.01))
 
 
-def _window(quadrature: _Quadrature, tilt: float) -> tuple[float, float, float]:
-    """Return low end, mean and high end of the tilted law, by Chernoff's bound."""
+def _window(
+    quadrature: _Quadrature, tilt: float, outside: float
+) -> tuple[float, float, float]:
+    """Return low end, mean and high end of the tilted law but e^-outside, by Chernoff."""
     log_moment, mean, variance = _cumulants(quadrature, tilt)
-    steps = math.sqrt(2 * _LOG_OUTSIDE / variance) * np.geomspace(1e-3, 1e3, 25)
+    steps = math.sqrt(2 * outside / variance) * np.geomspace(1e-3, 1e3, 25)
 
     def edge(step: float) -> float:
         log_ratio = _cumulants(quadrature, tilt + step)[0] - log_moment
-        return (log_ratio + _LOG_OUTSIDE) / step
+        return (log_ratio + outside) / step
 
     return max(edge(-step) for step in steps), mean, min(edge(step) for step in steps)
 

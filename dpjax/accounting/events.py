@@ -6,15 +6,16 @@ way for some events; taking it apart once, here, is how no accountant can.
 """
 
 import math
+from typing import TypeAlias
 
 import dp_accounting
 
 from dpjax import _check
 from dpjax.accounting.epsilon import AccountingError
 
-Event = dp_accounting.DpEvent
-Relation = dp_accounting.NeighboringRelation
-Parts = list[tuple[Event, int]]
+Event: TypeAlias = dp_accounting.DpEvent
+Relation: TypeAlias = dp_accounting.NeighboringRelation
+Parts: TypeAlias = list[tuple[Event, int]]
 """Distinct events that are not compositions, each with its count, at least 1."""
 
 NON_PRIVATE = dp_accounting.NonPrivateDpEvent()
@@ -57,7 +58,7 @@ def take_apart(event: Event) -> Parts:
 
 def _walk(event: Event, count: int) -> Parts:
     """List the parts of `event`, composed `count` times, in order."""
-    if not isinstance(event, Event):
+    if not isinstance(event, dp_accounting.DpEvent):
         _check.fail("a dp_accounting.DpEvent", "event", event, TypeError)
     if isinstance(event, dp_accounting.SelfComposedDpEvent):
         times = _check.integer("SelfComposedDpEvent.count", event.count, minimum=0)

@@ -1,7 +1,8 @@
 """The part of a mechanism that draws batches."""
 
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -66,20 +67,31 @@ class Batches:
         return sampling.Poisson() if self.sampler is None else self.sampler
 
     def _check_batches(self) -> None:
-        _check.integer("num_examples", self.num_examples, minimum=1)
-        _check.positive("expected_batch_size", self.expected_batch_size)
+        """Check the constants, and keep them as plain numbers, ready for JSON."""
+        self._keep("num_examples", _check.integer, minimum=1)
+        self._keep("expected_batch_size", _plain_positive)
         if self.expected_batch_size > self.num_examples:
             _check.fail(
                 f"at most num_examples={self.num_examples}",
                 "expected_batch_size",
                 self.expected_batch_size,
             )
-        _check.integer("num_steps", self.num_steps, minimum=0)
+        self._keep("num_steps", _check.integer, minimum=0)
         if self.static_batch_size is not None:
-            _check.integer("static_batch_size", self.static_batch_size, minimum=1)
+            self._keep("static_batch_size", _check.integer, minimum=1)
         if not isinstance(self._sampler, sampling.Sampler):
             _check.fail("a sampler", "sampler", self.sampler, TypeError)
         _ = self.sampling_prob
+
+    def _keep(self, name: str, check: Callable[..., Any], **limits: int) -> None:
+        object.__setattr__(self, name, check(name, getattr(self, name), **limits))
+
+    def _steps(self, step: int | None) -> int:
+        """Return `step`, checked against the plan; all steps where it is `None`."""
+        steps = self.num_steps if step is None else step
+        if _check.integer("step", steps, minimum=0) > self.num_steps:
+            _check.fail(f"at most num_steps={self.num_steps}", "step", steps)
+        return steps
 
     def _describe_batches(self) -> dict[str, Any]:
         return {
@@ -93,3 +105,12 @@ class Batches:
             "divisor": self.expected_batch_size,
             "chunk_size": self.chunk_size,
         }
+
+
+def _plain_positive(name: str, value: Any) -> float:
+    """Return a number > 0 as an int where it is one, else as a float."""
+    number = _check.positive(name, value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        return number

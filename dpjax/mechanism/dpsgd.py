@@ -76,7 +76,7 @@ class DPSGD(Batches):
         if not isinstance(rule.sensitivity, float):
             _check.fail("a static clip norm", "l2_norm_clip", self.l2_norm_clip)
         if self.noise_multiplier is not None:
-            _check.non_negative("noise_multiplier", self.noise_multiplier)
+            self._keep("noise_multiplier", _check.non_negative)
 
     @property
     def sensitivity(self) -> float:
@@ -102,13 +102,8 @@ class DPSGD(Batches):
           step: steps taken, at most `num_steps`.
           accountant: "pld" or "rdp".
         """
-        steps = self.num_steps if step is None else step
-        _check.integer("step", steps, minimum=0)
-        if steps > self.num_steps:
-            _check.fail(f"at most num_steps={self.num_steps}", "step", steps)
-        return accounting.event_epsilon(
-            self._event(self._noise(), steps), delta, accountant=accountant
-        )
+        event = self._event(self._noise(), self._steps(step))
+        return accounting.event_epsilon(event, delta, accountant=accountant)
 
     def calibrate(
         self, target_epsilon: float, delta: float, *, accountant: str = "pld"
@@ -152,16 +147,24 @@ class DPSGD(Batches):
     def describe(self) -> dict[str, Any]:
         """Return every public constant, ready for JSON."""
         multiplier = self._noise()
-        clip_norms = jax.tree_util.tree_leaves_with_path(self.l2_norm_clip)
-        per_group = {jax.tree_util.keystr(path): clip for path, clip in clip_norms}
         return self._describe_batches() | {
-            "l2_norm_clip": per_group.get("", per_group),
+            "l2_norm_clip": self._clip_norms(),
             "noise_multiplier": multiplier,
             "neighboring_relation": RELATION_WORDS[self.neighboring_relation],
             "sensitivity": self.sensitivity,
             "noise_std": multiplier * self.sensitivity,
             "event": repr(self.event()),
         }
+
+    def _clip_norms(self) -> float | dict[str, float] | str:
+        """Return the clip norm, the clip norms of groups by path, or the rule."""
+        rule = rules.as_rule(self.l2_norm_clip)
+        if not isinstance(rule, rules.NormClip):
+            return repr(rule)
+        tree = jax.tree.unflatten(rule.groups, rule.clip_norms)
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        per_group = {jax.tree_util.keystr(path): float(clip) for path, clip in leaves}
+        return per_group.get("", per_group)
 
     def _noise(self) -> float:
         if self.noise_multiplier is None:

@@ -34,6 +34,11 @@ class NonPrivate(Batches):
     def __post_init__(self) -> None:
         self._check_batches()
 
+    @property
+    def sensitivity(self) -> float:
+        """Infinity: one example can move the sum by any amount."""
+        return math.inf
+
     def event(self) -> dp_accounting.DpEvent:
         """Return the event of a release without privacy."""
         return dp_accounting.NonPrivateDpEvent()
@@ -43,8 +48,7 @@ class NonPrivate(Batches):
     ) -> accounting.Epsilon:
         """Return infinity (0 after 0 steps)."""
         _check.open_unit("delta", delta)
-        steps = self.num_steps if step is None else step
-        value = math.inf if steps else 0.0
+        value = math.inf if self._steps(step) else 0.0
         return accounting.Epsilon(value, error=0.0, method=accountant)
 
     def clipped_grad(

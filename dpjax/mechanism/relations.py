@@ -4,11 +4,12 @@ from dp_accounting import NeighboringRelation
 
 from dpjax import sampling
 
-
 RELATION_WORDS = {
     NeighboringRelation.ADD_OR_REMOVE_ONE: "add or remove one example",
     NeighboringRelation.REPLACE_ONE: "replace one example",
-    NeighboringRelation.REPLACE_SPECIAL: "replace one example by one that contributes nothing",
+    NeighboringRelation.REPLACE_SPECIAL: (
+        "replace one example by one that contributes nothing"
+    ),
 }
 
 SOUND_PAIRS: dict[tuple[type[sampling.Sampler], NeighboringRelation], float] = {

@@ -47,7 +47,8 @@ def differentially_private_aggregate(
 
     `update(updates, state, params)` takes per-example gradients (leaves `(batch, ...)`)
     or a `ClippedGrads`; `update(None, state, params, loss_fn=loss_fn, batch=(x, y),
-    mask=None)` computes them inside.
+    mask=None)` computes them inside. Put nothing before it where it is given a
+    `ClippedGrads`: that would change the sum, but not the sensitivity that it states.
 
     Args:
       l2_norm_clip: clip norm > 0, a prefix pytree of such, or a clipping rule. Public.
@@ -130,6 +131,9 @@ def average_gradients(
         **extra_args: Any,
     ) -> tuple[ArrayTree, Any]:
         del extra_args
+        if not isinstance(updates, clipping.ClippedGrads):
+            kind = type(updates).__name__
+            _check.fail("a ClippedGrads", "type(updates)", kind, TypeError)
         average = jax.tree.map(lambda total: total / divisor, updates.sum)
         return _cast(average, updates.sum if params is None else params), state
 

@@ -11,7 +11,6 @@ from dpjax import _check, clipping
 from dpjax.clipping import aggregate, arguments, rules
 from dpjax.types import ArrayTree, Params
 
-
 CLIP_MARKER = "_clip_per_example"
 """Name, in a traced update, of the call that clips per-example gradients."""
 
@@ -31,7 +30,8 @@ def clipped(
       params: the parameters, where they are known.
       rule: the clipping rule of the transformation.
       loss_fn: loss of one example, with `updates=None`.
-      batch: arguments of `loss_fn` after the parameters, with a batch axis.
+      batch: arguments of `loss_fn` after the parameters, with a batch axis: a tuple of
+        them, or a single one (a named tuple is one).
       mask: booleans `(batch,)`; `False` marks padding.
     """
     if loss_fn is not None:
@@ -49,6 +49,8 @@ def clipped(
                 "ClippedGrads together with mask=."
             )
         refuse_masked("updates.sum", updates.sum)
+        if params is not None:
+            _check.same_shapes("updates.sum", updates.sum, params)
         return _agreed(updates, rule), updates.sum if params is None else params
     return _from_per_example(updates, params, rule, mask), updates
 
@@ -67,7 +69,7 @@ def _computed(
             f"updates={type(updates).__name__}, params={type(params).__name__}, "
             f"batch={type(batch).__name__}."
         )
-    examples = batch if isinstance(batch, tuple) else (batch,)
+    examples = batch if type(batch) is tuple else (batch,)
     return clipping.clipped_grad(loss_fn, rule)(params, *examples, mask=mask)
 
 

@@ -1,11 +1,13 @@
-"""Refuse optimizers in which something touches per-example gradients before the clip.
+"""Refuse optimizers in which anything but the clip sees raw gradients.
 
-The update is traced, and the traced program is run up to the clipping. What arrives
-there must be a function of one example a row, and of nothing that an earlier batch left
-behind; otherwise the clip does not bound what one example can contribute.
+The update is traced. In the traced program, what comes out may depend on the raw
+gradients through the clip alone, and what arrives at the clip must be a function of one
+example a row, and of nothing that an earlier batch left behind; otherwise the clip does
+not bound what one example can contribute.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from dpjax.optimizers.spent import the_private_state
 from dpjax.types import ArrayTree, Params
 
 _ROWS = 3
+_RAW = "raw gradients"
 
 
 def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> None:
@@ -26,8 +29,13 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
     Refused are: no private transformation, or several; accumulation over batches before
     the noise (`optax.MultiSteps`, `optax.apply_every`); any step before the noise that
     mixes examples (such as `optax.clip_by_global_norm`), remembers earlier batches
-    (momentum), or decides by looking at raw gradients (`optax.apply_if_finite`).
-    Whatever comes after the noise is lawful.
+    (momentum), or decides by looking at raw gradients (`optax.apply_if_finite`); any
+    step that carries raw gradients past the noise. Whatever comes after the noise is
+    lawful.
+
+    Where the gradients are a `ClippedGrads`, nothing at all may stand before the noise:
+    even a per-example operation, lawful here, would change the sum and leave the
+    sensitivity that it states.
 
     Args:
       optimizer: an optax optimizer that takes per-example gradients.
@@ -39,25 +47,62 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
     params = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.result_type(p)), params)
     state = optimizer.init(params)
     the_private_state(state)
-    updates = _random_like(params, 0, (_ROWS,))
-    traced = jax.make_jaxpr(optimizer.update)(updates, state, params)
-    num_leaves = len(jax.tree.leaves(updates))
+    updates = _random_rows(params, 0)
+    traced, (new_updates, _) = jax.make_jaxpr(optimizer.update, return_shape=True)(
+        updates, state, params
+    )
+    _check_paths(traced, *map(_count, (updates, state, new_updates)))
 
-    def arriving(updates: ArrayTree, state: ArrayTree) -> list[np.ndarray]:
-        args = jax.tree.leaves((updates, state, params))
-        values = _values_at_clip(traced.jaxpr, traced.consts, args)
-        return values[:num_leaves]
+    def arriving(updates: ArrayTree) -> list[np.ndarray]:
+        found = _run(traced, jax.tree.leaves((updates, state, params)))
+        return [np.asarray(value) for value in found[: _count(updates)]]
 
-    base = arriving(updates, state)
-    other_row = jax.tree.map(lambda u, v: u.at[0].set(v[0]), updates, _noise(updates))
-    if any(
-        not np.array_equal(a[1:], b[1:])
-        for a, b in zip(base, arriving(other_row, state), strict=True)
-    ):
-        _refuse("a step that mixes the gradients of different examples")
-    remembered = arriving(updates, _disturbed(state))
-    if not all(map(np.array_equal, base, remembered)):
+    _check_rows(arriving, params)
+
+
+def _check_paths(
+    traced: core.ClosedJaxpr, num_raw: int, num_state: int, num_new: int
+) -> None:
+    """Follow raw gradients from the update's arguments to its results."""
+    rest = len(traced.jaxpr.invars) - num_raw - num_state
+    arguments = [*[_RAW] * num_raw, *range(num_state), *["params"] * rest]
+    clips: list[_Clip] = []
+    results = _follow(traced, [frozenset({name}) for name in arguments], clips)
+    if len(clips) != 1:
+        _refuse(f"{len(clips)} clipping operations in one update")
+    new_updates, new_state = results[:num_new], results[num_new:]
+    raw = _remembered_raw(new_state)
+    if clips[0].settings & raw:
+        _refuse("a clip norm that is chosen by looking at raw gradients")
+    if clips[0].gradients & raw - {_RAW}:
         _refuse("a step that remembers earlier batches")
+    if any(sources & raw for sources in new_updates):
+        _refuse("a step that carries raw gradients past the noise")
+
+
+def _remembered_raw(new_state: list[frozenset]) -> frozenset:
+    """Return all arguments of an update that hold raw gradients, now or ever."""
+    raw: frozenset = frozenset({_RAW})
+    while True:
+        found = {i for i, sources in enumerate(new_state) if sources & raw}
+        if found <= raw:
+            return raw
+        raw |= found
+
+
+def _check_rows(
+    arriving: Callable[[ArrayTree], list[np.ndarray]], params: Params
+) -> None:
+    """Replace one example, also by extremes: the others must arrive as they were."""
+    for scale in (1.0, 1e-3):
+        updates = _scaled(_random_rows(params, 0), scale)
+        before = arriving(updates)
+        for other in (1.0, 0.0, 1e15, np.nan):
+            row = _scaled(_random_rows(params, 1), other)
+            changed = jax.tree.map(lambda u, v: u.at[0].set(v[0]), updates, row)
+            for a, b in zip(before, arriving(changed), strict=True):
+                if not np.array_equal(a[1:], b[1:]):
+                    _refuse("a step that mixes the gradients of different examples")
 
 
 def _refuse(cause: str) -> None:
@@ -68,81 +113,121 @@ def _refuse(cause: str) -> None:
     )
 
 
-def _values_at_clip(jaxpr: Any, consts: Any, args: list[Any]) -> list[np.ndarray]:
-    """Run a traced update up to the clip; return what arrives there."""
-    found = _run(jaxpr, consts, args)
-    if isinstance(found, _Arrived):
-        return [np.asarray(value) for value in found.values]
-    raise AssertionError("the private transformation did not clip")
+class _Clip(NamedTuple):
+    """What the arguments of a clipping operation depend on."""
+
+    gradients: frozenset
+    settings: frozenset
 
 
-class _Arrived:
+def _follow(
+    closed: core.ClosedJaxpr, arguments: list[frozenset], clips: list[_Clip]
+) -> list[frozenset]:
+    """Return what each result depends on, other than through the clip.
+
+    Clipping operations that are met on the way are appended to `clips`.
+    """
+    jaxpr = closed.jaxpr
+    sources = dict(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom: Any) -> frozenset:
+        constant = isinstance(atom, core.Literal)
+        return frozenset() if constant else sources.get(atom, frozenset())
+
+    for eqn in jaxpr.eqns:
+        inputs = [read(atom) for atom in eqn.invars]
+        if _is_clip(eqn):
+            split = len(eqn.outvars) - 1  # the leaves of the sum, and the norms
+            gradients, settings = inputs[:split], inputs[split:]
+            clips.append(_Clip(_union(gradients), _union(settings)))
+            outputs = [_union([])] * len(eqn.outvars)
+        elif _is_call(eqn):
+            outputs = _follow(eqn.params["jaxpr"], inputs, clips)
+        elif _contains_clip(eqn):
+            _refuse(f"a decision or loop ({eqn.primitive.name}) around the noise")
+        else:
+            outputs = [_union(inputs)] * len(eqn.outvars)
+        sources.update(zip(eqn.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+class _ArrivedError(Exception):
     def __init__(self, values: list[Any]) -> None:
         self.values = values
 
 
-def _run(jaxpr: Any, consts: Any, args: list[Any]) -> Any:
-    """Evaluate equations one by one; stop at the marked call with its inputs."""
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+def _run(closed: core.ClosedJaxpr, arguments: list[Any]) -> list[Any]:
+    """Run a traced update up to the clip; return what arrives there."""
+    try:
+        _evaluate(closed, arguments)
+    except _ArrivedError as arrived:
+        return arrived.values
+    raise AssertionError("the update has no clip")
+
+
+def _evaluate(closed: core.ClosedJaxpr, arguments: list[Any]) -> list[Any]:
+    """Evaluate equations one by one; raise at the clip, with its arguments."""
+    jaxpr = closed.jaxpr
+    variables = [*jaxpr.constvars, *jaxpr.invars]
+    env = dict(zip(variables, [*closed.consts, *arguments], strict=True))
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, core.Literal) else env[atom]
 
     for eqn in jaxpr.eqns:
         values = [read(atom) for atom in eqn.invars]
-        if eqn.params.get("name") == CLIP_MARKER:
-            return _Arrived(values)
-        if not _contains_marker(eqn):
-            outputs = _evaluate(eqn, values)
-        elif eqn.primitive.name in ("jit", "pjit"):
-            inner = eqn.params["jaxpr"]
-            outputs = _run(inner.jaxpr, inner.consts, values)
-            if isinstance(outputs, _Arrived):
-                return outputs
+        if _is_clip(eqn):
+            raise _ArrivedError(values)
+        if _is_call(eqn):
+            outputs = _evaluate(eqn.params["jaxpr"], values)
         else:
-            _refuse(f"a decision or loop ({eqn.primitive.name}) around the noise")
+            fresh = [core.Var(atom.aval) for atom in eqn.invars]
+            single = core.Jaxpr([], fresh, eqn.outvars, [eqn.replace(invars=fresh)])
+            outputs = core.jaxpr_as_fun(core.ClosedJaxpr(single, []))(*values)
         env.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _evaluate(eqn: Any, values: list[Any]) -> list[Any]:
-    fresh = [core.Var(atom.aval) for atom in eqn.invars]
-    single = core.Jaxpr([], fresh, eqn.outvars, [eqn.replace(invars=fresh)])
-    return core.jaxpr_as_fun(core.ClosedJaxpr(single, []))(*values)
+def _is_clip(eqn: Any) -> bool:
+    return eqn.params.get("name") == CLIP_MARKER
 
 
-def _contains_marker(eqn: Any) -> bool:
+def _is_call(eqn: Any) -> bool:
+    """Tell whether an equation calls, without any condition, what has the clip."""
+    return eqn.primitive.name in ("jit", "pjit") and _contains_clip(eqn)
+
+
+def _contains_clip(eqn: Any) -> bool:
     inner = jax.tree.leaves(
         list(eqn.params.values()),
         is_leaf=lambda p: isinstance(p, core.Jaxpr | core.ClosedJaxpr),
     )
     jaxprs = [getattr(p, "jaxpr", p) for p in inner]
     return any(
-        e.params.get("name") == CLIP_MARKER or _contains_marker(e)
+        _is_clip(e) or _contains_clip(e)
         for jaxpr in jaxprs
         if isinstance(jaxpr, core.Jaxpr)
         for e in jaxpr.eqns
     )
 
 
-def _random_like(tree: ArrayTree, seed: int, axes: tuple[int, ...] = ()) -> ArrayTree:
+def _union(sets: list[frozenset]) -> frozenset:
+    return frozenset[Any]().union(*sets)
+
+
+def _count(tree: ArrayTree) -> int:
+    return len(jax.tree.leaves(tree))
+
+
+def _scaled(tree: ArrayTree, factor: float) -> ArrayTree:
+    return jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), tree)
+
+
+def _random_rows(params: Params, seed: int) -> ArrayTree:
     generator = np.random.Generator(np.random.Philox(key=seed))
 
     def draw(leaf: Any) -> jax.Array:
-        values = generator.normal(size=(*axes, *np.shape(leaf)))
+        values = generator.normal(size=(_ROWS, *np.shape(leaf)))
         return jnp.asarray(values, jnp.result_type(leaf))
 
-    return jax.tree.map(draw, tree)
-
-
-def _noise(updates: ArrayTree) -> ArrayTree:
-    return _random_like(updates, 1)
-
-
-def _disturbed(state: ArrayTree) -> ArrayTree:
-    def disturb(leaf: Any) -> Any:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            return leaf
-        return leaf + _random_like(leaf, 2)
-
-    return jax.tree.map(disturb, state)
+    return jax.tree.map(draw, params)

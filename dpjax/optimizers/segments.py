@@ -46,11 +46,20 @@ def empty() -> Segments:
 def settings_words(
     noise_multiplier: float | jax.Array, sampling_prob: float | jax.Array
 ) -> jax.Array:
-    """Return uint32 words `(4,)` of a pair of settings, each >= 0.
+    """Return uint32 words `(4,)` of a pair of settings.
 
-    A traced setting that is NaN or subnormal is read as zero: no noise, which is the
-    pessimistic reading.
+    A traced setting cannot be checked. What is out of range is read pessimistically: a
+    noise multiplier that is NaN or subnormal as 0, a negative one as its opposite (the
+    same noise), a sampling probability outside (0, 1] as 1.
     """
+    if isinstance(noise_multiplier, jax.Array):
+        noise_multiplier = jnp.abs(_floating(noise_multiplier))
+        usable = noise_multiplier >= jnp.finfo(noise_multiplier.dtype).tiny
+        noise_multiplier = jnp.where(usable, noise_multiplier, 0)
+    if isinstance(sampling_prob, jax.Array):
+        sampling_prob = _floating(sampling_prob)
+        usable = sampling_prob >= jnp.finfo(sampling_prob.dtype).tiny
+        sampling_prob = jnp.where(usable & (sampling_prob <= 1), sampling_prob, 1)
     return jnp.concatenate([_words(noise_multiplier), _words(sampling_prob)])
 
 
@@ -93,15 +102,20 @@ def _below(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _words(value: float | jax.Array) -> jax.Array:
+    """Return the words of a float64, or of a float32 widened: 0, normal or infinite."""
     if not isinstance(value, jax.Array):
         high, low = np.array([value], ">f8").view(">u4")
         return jnp.array([high, low], jnp.uint32)
     if value.dtype == jnp.float64:
         low_high = jax.lax.bitcast_convert_type(value, jnp.uint32)
         return low_high[::-1]
-    bits = jax.lax.bitcast_convert_type(value.astype(jnp.float32), jnp.uint32)
-    exponent, mantissa = (bits >> 23) & 0xFF, bits & 0x7FFFFF
+    bits = jax.lax.bitcast_convert_type(value, jnp.uint32)
+    exponent, mantissa = bits >> 23, bits & 0x7FFFFF
     rebased = jnp.where(exponent == 0xFF, 0x7FF, exponent + (1023 - 127))
     high, low = (rebased << 20) | (mantissa >> 3), (mantissa & 7) << 29
-    usable = (exponent > 0) & ~((exponent == 0xFF) & (mantissa > 0))
-    return jnp.where(usable, jnp.stack([high, low]), 0).astype(jnp.uint32)
+    return jnp.where(bits == 0, 0, jnp.stack([high, low])).astype(jnp.uint32)
+
+
+def _floating(value: jax.Array) -> jax.Array:
+    wide = value.dtype == jnp.float64
+    return value if wide else value.astype(jnp.float32)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from dpjax import _check
 from dpjax.clipping import rules
@@ -42,21 +43,32 @@ def checked(
         expected_batch_size=None
         if expected_batch_size is None
         else _number(_check.positive, "expected_batch_size", expected_batch_size),
-        sampling_prob=None
-        if sampling_prob is None
-        else _number(_check.probability, "sampling_prob", sampling_prob),
+        sampling_prob=None if sampling_prob is None else _sampling_prob(sampling_prob),
     )
 
 
 def _number(check: Callable[[str, Any], float], name: str, value: Any) -> Number:
-    """Check a number; JAX arrays stay arrays, since they may be traced next time."""
+    """Check a number; JAX arrays stay arrays, of float32 at least."""
     if not isinstance(value, jax.Array):
         return check(name, value)
     if value.shape != ():
         _check.fail("a scalar", f"{name}.shape", value.shape)
     if not _check.is_traced(value):
         check(name, value)
-    return value
+    kinds = jnp.integer, jnp.floating
+    if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+        _check.fail("a real number", f"{name}.dtype", str(value.dtype), TypeError)
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
+def _sampling_prob(value: Any) -> Number:
+    if isinstance(value, jax.Array) and value.dtype in (jnp.bfloat16, jnp.float16):
+        raise TypeError(
+            "Expected a sampling_prob of at least float32, got sampling_prob.dtype="
+            f"{value.dtype}. A rounded probability is not the one that batches are "
+            "drawn with: give inject_hyperparams hyperparam_dtype=jnp.float32."
+        )
+    return _number(_check.probability, "sampling_prob", value)
 
 
 def one_key(key: KeyLike | None, seed: int | None) -> KeyLike | None:

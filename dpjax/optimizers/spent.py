@@ -89,7 +89,13 @@ def the_private_state(opt_state: ArrayTree) -> PrivateAggregateState:
 
 def _refuse_accumulation(opt_state: ArrayTree) -> None:
     """Raise where per-example gradients are summed over calls before the noise."""
-    wrappers = (optax.MultiStepsState, optax.ApplyEvery, optax.ApplyIfFiniteState)
+    wrappers = (
+        optax.MultiStepsState,
+        optax.ApplyEvery,
+        optax.ApplyIfFiniteState,
+        optax.ConditionallyMaskState,
+        optax.ConditionallyTransformState,
+    )
     seen_accumulator = False
     nodes = jax.tree.leaves(
         opt_state, is_leaf=lambda n: isinstance(n, (*wrappers, PrivateAggregateState))

@@ -1,0 +1,31 @@
+"""The training loop: fit, checkpoints, metrics, progress, flags."""
+
+from dpjax.training.checkpoints import CheckpointError, Checkpointing
+from dpjax.training.files import WriteError
+from dpjax.training.flags import apply_defaults, define_flags, read_flags, settings
+from dpjax.training.folder import ResumeError, RunFolderError, run_key
+from dpjax.training.interrupts import Interrupted
+from dpjax.training.loop import FitResult, fit
+from dpjax.training.metrics import MetricsError
+from dpjax.training.options import FlagError, Options
+from dpjax.training.request import Logging
+
+__all__ = [
+    "CheckpointError",
+    "Checkpointing",
+    "FitResult",
+    "FlagError",
+    "Interrupted",
+    "Logging",
+    "MetricsError",
+    "Options",
+    "ResumeError",
+    "RunFolderError",
+    "WriteError",
+    "apply_defaults",
+    "define_flags",
+    "fit",
+    "read_flags",
+    "run_key",
+    "settings",
+]

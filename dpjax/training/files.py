@@ -1,0 +1,82 @@
+"""Small files that are either whole or not there, and JSON without NaN.
+
+JSON has no NaN and no Infinity: they are written as the words "nan", "inf" and "-inf".
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+_PRIVATE_FILE = 0o600
+
+
+class WriteError(OSError):
+    """A file of the run folder could not be written."""
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with tuples as lists and non-finite floats as words."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def encode(value: Any, *, indent: int | None = None) -> bytes:
+    """Return `value` as one UTF-8 JSON document that ends with a newline."""
+    text = json.dumps(plain(value), indent=indent, allow_nan=False, default=_number)
+    return (text + "\n").encode()
+
+
+def _number(value: Any) -> Any:
+    """Return a NumPy or JAX scalar as the Python number that JSON knows."""
+    if hasattr(value, "item"):
+        return plain(value.item())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"Expected a value that JSON can hold, got value={value!r}.")
+
+
+def replace(path: pathlib.Path, content: bytes) -> None:
+    """Put `content` at `path` in one move: a reader sees the old file or the new."""
+    unfinished = path.with_name(path.name + ".tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    with _reported(path):
+        with os.fdopen(os.open(unfinished, flags, _PRIVATE_FILE), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+
+
+def append(path: pathlib.Path, content: bytes) -> None:
+    """Add `content` to the end of `path`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with _reported(path), os.fdopen(os.open(path, flags, _PRIVATE_FILE), "ab") as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _reported(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"Expected to write a file ({error.strerror}), got path={str(path)!r}."
+        ) from error
+
+
+def synchronize(path: pathlib.Path) -> None:
+    """Wait until the content of `path` is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

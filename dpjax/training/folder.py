@@ -1,0 +1,199 @@
+"""The run folder: what a run is, kept so that it can be gone on with, and nothing else.
+
+    config.json    what is public of the run; compared when the run is resumed
+    private.json   the key of the noise and the keyed hash of the data: whoever has the
+                   key can take the noise away again
+    metrics.jsonl  one line a logged step
+    checkpoints/   see `checkpoints`
+    summary.json   written at the end
+
+The folder is made for its owner alone (mode 0700), and so are the files.
+"""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpjax.noise import keys
+from dpjax.training import files
+from dpjax.types import KeyLike
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: no lock
+    fcntl = None  # type: ignore[assignment]
+
+CONFIG = "config.json"
+PRIVATE = "private.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+CHECKPOINTS = "checkpoints"
+
+
+class RunFolderError(ValueError):
+    """The run folder cannot be used as asked."""
+
+
+class ResumeError(RunFolderError):
+    """The run in the folder is not the run that was asked for."""
+
+
+def check_free(path: pathlib.Path) -> None:
+    """Refuse to begin a run where there is one.
+
+    Raises:
+      RunFolderError: the folder holds a run already.
+    """
+    if (path / CONFIG).exists() or (path / CHECKPOINTS).exists():
+        raise RunFolderError(
+            "Expected a folder without a run (or resume, to go on with it), got "
+            f"run_dir={str(path)!r}."
+        )
+
+
+def run_key(
+    run_dir: str | pathlib.Path | None, key: KeyLike | None, *, resume: bool
+) -> jax.Array:
+    """Return the key words of a run: the saved ones, those given, or fresh ones.
+
+    Args:
+      run_dir: the run folder, or None.
+      key: what the user gave; None draws from the operating system, or takes the saved
+        key when a run is resumed.
+      resume: whether a run is resumed.
+
+    Raises:
+      ResumeError: the run was begun with another key.
+      RunFolderError: there is no run to resume, or one that would be written over.
+    """
+    if not resume:
+        if run_dir is not None:
+            check_free(pathlib.Path(run_dir))
+        return keys.key_data(key)
+    if run_dir is None:
+        raise RunFolderError("Expected a run folder to resume from, got run_dir=None.")
+    saved = _saved_key(pathlib.Path(run_dir))
+    if key is not None and not np.array_equal(keys.key_data(key), saved):
+        raise ResumeError("Expected the key that the run was begun with, got another.")
+    return saved
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Make the folder if need be, and keep other processes from training in it.
+
+    Raises:
+      RunFolderError: it cannot be made or written, or another process trains in it.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = (path / ".lock").open("w")
+    except OSError as error:
+        raise RunFolderError(
+            f"Expected a folder that can be written ({error.strerror}), got "
+            f"run_dir={str(path)!r}."
+        ) from error
+    with handle:
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunFolderError(
+                "Expected a folder in which no other process trains, got "
+                f"run_dir={str(path)!r}."
+            ) from error
+        yield
+
+
+def begin(path: pathlib.Path, config: dict[str, Any], private: dict[str, Any]) -> None:
+    """Write the identity of a new run; config.json comes last and makes it a run.
+
+    Raises:
+      RunFolderError: the folder holds a run already.
+    """
+    check_free(path)
+    files.replace(path / PRIVATE, files.encode(private))
+    files.replace(path / METRICS, b"")
+    files.replace(path / CONFIG, files.encode(config, indent=2))
+
+
+class Saved(NamedTuple):
+    """What a run that is resumed was.
+
+    Attributes:
+      private: the object of its private.json.
+      notes: one line for each version that changed: numbers may differ in rounding.
+    """
+
+    private: dict[str, Any]
+    notes: list[str]
+
+
+def check_same(path: pathlib.Path, config: dict[str, Any], data: str) -> Saved:
+    """Compare the run in the folder with the one that was asked for.
+
+    Args:
+      path: the run folder.
+      config: the public identity that was asked for.
+      data: the keyed hash of the data.
+
+    Raises:
+      ResumeError: they differ; the message says in what.
+    """
+    saved, private = _read(path / CONFIG), _read(path / PRIVATE)
+    now = json.loads(files.encode(config))
+    changed = _differences(saved.pop("versions", {}), now.pop("versions", {}))
+    differences = _differences(saved, now)
+    if private.get("data") != data:
+        differences.append("the data are not the same")
+    if differences:
+        raise ResumeError(
+            f"Expected the run of run_dir={str(path)!r}, got another: "
+            + "; ".join(differences)
+        )
+    return Saved(private, [f"version of {line}" for line in changed])
+
+
+def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
+    """Name each leaf of two JSON objects that differs."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        return [
+            line
+            for key in dict.fromkeys([*saved, *now])
+            for line in _differences(
+                saved.get(key), now.get(key), f"{name}.{key}" if name else key
+            )
+        ]
+    return [] if saved == now else [f"{name} was {saved!r} and is now {now!r}"]
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"Expected a readable JSON file ({error}), got {path.name}={str(path)!r}."
+        ) from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"Expected a JSON object, got {path.name}={value!r}.")
+    return value
+
+
+def _saved_key(path: pathlib.Path) -> jax.Array:
+    if not (path / CONFIG).exists():
+        raise RunFolderError(
+            f"Expected a folder with a run to resume, got run_dir={str(path)!r}."
+        )
+    words = _read(path / PRIVATE).get("key")
+    try:
+        return keys.key_data(jnp.asarray(np.asarray(words, np.uint32)))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RunFolderError(
+            f"Expected two key words in {PRIVATE}, got run_dir={str(path)!r}."
+        ) from error

@@ -1,0 +1,248 @@
+"""fit: the training loop."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from dpjax.training import budget, fingerprint, interrupts, journal, metrics
+from dpjax.training.checkpoints import Checkpointing
+from dpjax.training.plan import Plan, make_plan
+from dpjax.training.progress import Progress, closing_lines
+from dpjax.training.request import Evaluate, Logging, Mechanism, Request
+from dpjax.training.step import Loss, TrainState, averaged_params
+from dpjax.types import ArrayTree, KeyLike, LossFn, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What a run gives.
+
+    Attributes:
+      params: the parameters after the last step.
+      average: their exponential moving average, or None without `ema_decay`.
+      opt_state: state of the private optimizer.
+      steps: steps done.
+      status: "finished", or "stopped_at_budget".
+      epsilon: what was spent, by accountant ("pld", "rdp"); empty without a delta.
+      delta: the delta of `epsilon`.
+      public: the last evaluation.
+      history: the lines of metrics.jsonl. What stands under "not_private" is raw.
+      summary: the object of summary.json.
+      run_dir: the run folder, or None.
+    """
+
+    params: Params
+    average: Params | None
+    opt_state: ArrayTree
+    steps: int
+    status: str
+    epsilon: dict[str, float]
+    delta: float | None
+    public: dict[str, Any]
+    history: list[dict[str, Any]]
+    summary: dict[str, Any]
+    run_dir: pathlib.Path | None
+
+
+def fit(
+    mechanism: Mechanism,
+    loss_fn: LossFn,
+    params: Params,
+    data: ArrayTree,
+    optimizer: optax.GradientTransformation,
+    *,
+    key: KeyLike | None = None,
+    run_dir: str | pathlib.Path | None = None,
+    resume: bool = False,
+    delta: float | None = None,
+    max_epsilon: float | None = None,
+    evaluate: Evaluate | None = None,
+    ema_decay: float | None = None,
+    keep_batch_dim: bool = False,
+    prng_argnum: int | None = None,
+    microbatch_size: int | None = None,
+    engine: str = "auto",
+    logging: Logging | None = None,
+    checkpointing: Checkpointing | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> FitResult:
+    """Train `params` on private `data`, step by step, as `mechanism` says.
+
+    Each step draws a batch by the mechanism's sampler, sums the clipped gradients of
+    its chunks, adds the noise, divides by a public constant and hands the result to
+    `optimizer`. The step is compiled once. Ctrl-C and SIGTERM end the run after the
+    step at hand, with a checkpoint; a killed process loses the steps since the last
+    checkpoint and nothing else. A resumed run gives the numbers, bit for bit, of one
+    that was never stopped.
+
+    Args:
+      mechanism: `DPSGD`, or `NonPrivate` for the same loop without privacy.
+      loss_fn: `loss_fn(params, *example) -> scalar` for ONE example.
+      params: pytree of floating-point arrays.
+      data: the private examples: one pytree of arrays `(num_examples, ...)`, NumPy or
+        JAX, or a tuple of them, such as `(x, y)`, passed as separate arguments.
+      optimizer: a plain optax optimizer; the mechanism makes it private.
+      key: seed or PRNG key of sampling, noise and the loss's own randomness. None draws
+        fresh entropy from the operating system, which a model that is to be released
+        needs: whoever knows the key can take the noise away.
+      run_dir: folder for config, metrics, checkpoints and summary, or None.
+      resume: go on with the run in `run_dir`; the other arguments must be the same.
+      delta: the delta at which epsilon is reported; a run folder needs it.
+      max_epsilon: stop before the step that would pass it (PLD, at `delta`).
+      evaluate: `evaluate(params) -> dict of floats`, on PUBLIC held-out data: its
+        results are written and shown as public. With `ema_decay` it gets the average.
+      ema_decay: in (0, 1): also keep an exponential moving average of the parameters.
+        It is post-processing and costs no privacy.
+      keep_batch_dim: `loss_fn` takes a batch of one example; it is then checked that
+        it does not mix examples.
+      prng_argnum: position of a PRNG key among the arguments of `loss_fn` (dropout,
+        augmentation): each example and step gets its own.
+      microbatch_size: examples whose gradients are in memory at a time.
+      engine: the clipping engine; the same numbers, other costs.
+      logging: how often to log and evaluate, and whether to show progress.
+      checkpointing: how often to write checkpoints, and how many to keep.
+      settings: JSON object written to config.json and compared when the run is resumed.
+
+    Returns:
+      A `FitResult`.
+
+    Raises:
+      ValueError, TypeError: arguments that are wrong or disagree, such as data that is
+        not of the mechanism's number of examples.
+      RunFolderError: `run_dir` holds a run already (or none, to resume), is in use, or
+        cannot be written. `ResumeError`: it holds another run; the differences are
+        named.
+      CheckpointError: a checkpoint could not be written, or none that is whole is left.
+      Interrupted: SIGINT or SIGTERM arrived; the exit code is 130 or 143.
+
+    Guarantee: the parameters of every step, their average, and what is computed from
+    them alone are (epsilon, delta)-private for the mechanism's neighbouring relation,
+    with the number of examples and all arguments but `data` public, and `key` secret.
+    Metrics under "not_private" and what the progress bar shows of the loss are not.
+    """
+    request = Request(
+        mechanism=mechanism,
+        loss=Loss(loss_fn, keep_batch_dim, prng_argnum, microbatch_size, engine),
+        params=params,
+        data=data,
+        optimizer=optimizer,
+        key=key,
+        run_dir=None if run_dir is None else pathlib.Path(run_dir),
+        resume=resume,
+        delta=delta,
+        max_epsilon=max_epsilon,
+        evaluate=evaluate,
+        ema_decay=ema_decay,
+        logging=logging or Logging(),
+        checkpointing=checkpointing or Checkpointing(),
+        settings=settings or {},
+    )
+    with journal.opened(make_plan(request)) as records:
+        return _run(records)
+
+
+def _run(records: journal.Journal) -> FitResult:
+    plan = records.plan
+    state = records.start()
+    show = plan.request.logging.progress
+    progress = Progress(plan.last_step, int(state.steps), enabled=show)
+    try:
+        for note in records.notes:
+            progress.note(note)
+        state = _train(plan, state, records, progress)
+    finally:
+        progress.close()
+    result = _result(plan, state, records)
+    if show:
+        seeded = not plan.key_words[0]
+        described = plan.config["mechanism"]
+        print(*closing_lines(result.summary, described, seeded=seeded), sep="\n")
+    return result
+
+
+def _train(
+    plan: Plan, state: TrainState, records: journal.Journal, progress: Progress
+) -> TrainState:
+    request, start = plan.request, int(state.steps)
+    draws = request.mechanism.batches(plan.key_words, start)
+    with interrupts.deferred() as pending:
+        for number in range(start + 1, plan.last_step + 1):
+            before = state
+            state, raw = plan.step(state, plan.key_words, plan.data, next(draws))
+            jax.block_until_ready(before.steps)  # one step ahead of the device
+            line = None
+            if budget.is_due(number, request.logging.every, plan.last_step):
+                line = records.log(_line(plan, number, state, raw))
+            progress.advance(line)
+            if budget.is_due(number, request.checkpointing.every, plan.last_step):
+                records.save(state)
+            if pending.signum is not None:
+                records.save(state)
+                progress.note(f"stopped after step {number}")
+                raise interrupts.Interrupted(pending.signum, number)
+    return state
+
+
+def _line(
+    plan: Plan, number: int, state: TrainState, raw: list[metrics.ChunkRecord]
+) -> dict[str, Any]:
+    request = plan.request
+    every = request.logging.evaluation_steps
+    due = budget.is_due(number, every, plan.last_step)
+    clip_norm = getattr(request.mechanism, "l2_norm_clip", None)
+    return {
+        "step": number,
+        "epsilon": plan.epsilon[number],
+        "public": _evaluate(plan, state) if due else {},
+        "not_private": metrics.not_private(raw, clip_norm, int(state.non_finite)),
+    }
+
+
+def _evaluate(plan: Plan, state: TrainState) -> dict[str, float]:
+    if plan.request.evaluate is None:
+        return {}
+    average = averaged_params(state)
+    values = plan.request.evaluate(state.params if average is None else average)
+    return {name: float(value) for name, value in values.items()}
+
+
+def _result(plan: Plan, state: TrainState, records: journal.Journal) -> FitResult:
+    request, last = plan.request, records.history[-1] if records.history else None
+    finished = plan.last_step == request.mechanism.num_steps
+    epsilon = plan.epsilon.get(plan.last_step, {})
+    average = averaged_params(state)
+    released = state.params if average is None else (state.params, average)
+    digests = {
+        "params": fingerprint.tree_digest(released),
+        "metrics": records.metrics_digest(),
+    }
+    summary = records.finish(
+        {
+            "status": "finished" if finished else "stopped_at_budget",
+            "private": request.is_private,
+            "steps": plan.last_step,
+            "epsilon": epsilon,
+            "delta": request.delta,
+            "public": last["public"] if last else {},
+            "non_finite_examples": int(state.non_finite),
+            "elapsed_seconds": records.elapsed_seconds,
+            "sha256": digests,
+        }
+    )
+    return FitResult(
+        params=state.params,
+        average=average,
+        opt_state=state.opt_state,
+        steps=plan.last_step,
+        status=summary["status"],
+        epsilon=epsilon,
+        delta=request.delta,
+        public=summary["public"],
+        history=records.history,
+        summary=summary,
+        run_dir=request.run_dir,
+    )

@@ -1,0 +1,120 @@
+"""metrics.jsonl: one line a logged step, the same bytes whenever the run is the same.
+
+A line holds no clock. What touches private data without noise (losses of training
+examples, gradient norms, the size of a Poisson draw) stands under "not_private".
+"""
+
+import hashlib
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dpjax.training import files
+
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Quantiles of the gradient norms that are logged."""
+
+
+class MetricsError(ValueError):
+    """metrics.jsonl is not what the checkpoint says it was."""
+
+
+class Mark(NamedTuple):
+    """How far metrics.jsonl went when a checkpoint was written."""
+
+    size: int
+    sha256: str
+
+
+EMPTY = Mark(0, hashlib.sha256().hexdigest())
+"""Before the first line."""
+
+
+def mark(path: pathlib.Path) -> Mark:
+    """Return the size and hash of metrics.jsonl, once it is on the disk.
+
+    Args:
+      path: the file; one that does not exist yet counts as empty.
+    """
+    if not path.exists():
+        return EMPTY
+    files.synchronize(path)
+    content = path.read_bytes()
+    return Mark(len(content), hashlib.sha256(content).hexdigest())
+
+
+def cut(path: pathlib.Path, at: Mark) -> None:
+    """Drop the lines written after a checkpoint, in one move.
+
+    Args:
+      path: the file.
+      at: where it ended when the checkpoint was written.
+
+    Raises:
+      MetricsError: what stood there then is no longer there.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    kept = content[: at.size]
+    if hashlib.sha256(kept).hexdigest() != at.sha256:
+        raise MetricsError(
+            f"Expected the first {at.size} bytes to be those of the checkpoint, got "
+            f"another {path.name}={str(path)!r}."
+        )
+    if kept != content or not path.exists():
+        files.replace(path, kept)
+
+
+class ChunkRecord(NamedTuple):
+    """Raw quantities of the examples of one chunk. Never private.
+
+    Attributes:
+      mask: which rows are examples, `(chunk_size,)`.
+      loss: `(chunk_size,)`, or None.
+      grad_norm: before clipping, `(chunk_size,)`, or None.
+    """
+
+    mask: Any
+    loss: Any
+    grad_norm: Any
+
+
+def not_private(
+    records: list[ChunkRecord], clip_norm: Any, non_finite: int
+) -> dict[str, Any]:
+    """Summarise one step's raw per-example quantities.
+
+    Args:
+      records: one a chunk.
+      clip_norm: the clip norm when it is one number; the share of clipped examples is
+        known only then.
+      non_finite: examples since the start whose loss or gradient was not finite. They
+        contribute nothing to a private sum, so they must be seen here.
+
+    Returns:
+      A JSON object. What no example gives is None; a loss that is not finite shows.
+    """
+    loss, norms = (_examples(records, name) for name in ("loss", "grad_norm"))
+    one_norm = isinstance(clip_norm, int | float)
+    with np.errstate(all="ignore"):
+        return {
+            "train_loss": float(loss.mean()) if len(loss) else None,
+            "batch_size": int(sum(np.sum(record.mask) for record in records)),
+            "non_finite_examples": non_finite,
+            "fraction_clipped": (
+                float(np.mean(norms > clip_norm)) if len(norms) and one_norm else None
+            ),
+            "grad_norm_quantiles": {
+                str(q): float(np.quantile(norms, q)) for q in QUANTILES if len(norms)
+            },
+        }
+
+
+def _examples(records: list[ChunkRecord], name: str) -> np.ndarray:
+    """Return one quantity of all examples that are not padding, in float64."""
+    parts = [
+        np.asarray(getattr(record, name), np.float64)[np.asarray(record.mask)]
+        for record in records
+        if getattr(record, name) is not None
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0)

@@ -1,0 +1,154 @@
+"""What flags of a training script mean: a mechanism, an optimizer, a call of fit."""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+import optax
+
+from dpjax import _check, sampling
+from dpjax.mechanism import DPSGD, NonPrivate
+from dpjax.training.checkpoints import Checkpointing
+from dpjax.training.request import Logging
+
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "warmup")
+ENGINES = ("auto", "vmap")
+SAMPLERS = ("poisson", "shuffle")
+
+
+class FlagError(ValueError):
+    """Flags are missing, wrong or contradict each other."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The flags of `flags.define_flags`, checked against each other.
+
+    Attributes are the flags, by their names.
+    """
+
+    private: bool
+    l2_norm_clip: float | None
+    noise_multiplier: float | None
+    target_epsilon: float | None
+    delta: float | None
+    max_epsilon: float | None
+    sampling: str
+    batch_size: int
+    epochs: float | None
+    steps: int | None
+    optimizer: str
+    learning_rate: float
+    momentum: float | None
+    weight_decay: float | None
+    schedule: str
+    warmup_steps: int | None
+    ema_decay: float | None
+    microbatch_size: int | None
+    engine: str
+    seed: int | None
+    run_dir: str | None
+    resume: bool
+    log_every: int
+    checkpoint_every: int
+    progress: bool
+
+    def __post_init__(self) -> None:
+        """Check each number by itself."""
+        for name in (
+            "l2_norm_clip",
+            "noise_multiplier",
+            "target_epsilon",
+            "max_epsilon",
+            "epochs",
+            "learning_rate",
+        ):
+            if getattr(self, name) is not None:
+                _check.positive(f"--{name}", getattr(self, name))
+        for name in ("delta", "ema_decay", "momentum"):
+            if getattr(self, name) is not None:
+                _check.open_unit(f"--{name}", getattr(self, name))
+        if self.weight_decay is not None:
+            _check.non_negative("--weight_decay", self.weight_decay)
+
+    def num_steps(self, num_examples: int) -> int:
+        """Return the steps to take; a part of a step counts as one."""
+        if self.steps is not None:
+            return self.steps
+        epochs = self.epochs or 0.0
+        return math.ceil(epochs * num_examples / self.batch_size)
+
+    def mechanism(self, num_examples: int) -> DPSGD | NonPrivate:
+        """Return the mechanism for a data set, its noise solved for if need be.
+
+        Args:
+          num_examples: size of the training set.
+
+        Raises:
+          FlagError: the batch is larger than the data.
+          ValueError: no noise reaches the target epsilon.
+        """
+        if self.batch_size > num_examples:
+            raise FlagError(
+                f"Expected --batch_size of at most the {num_examples} examples, got "
+                f"--batch_size={self.batch_size}."
+            )
+        is_poisson = self.sampling == "poisson"
+        batches: dict[str, Any] = {
+            "num_examples": num_examples,
+            "expected_batch_size": self.batch_size,
+            "num_steps": self.num_steps(num_examples),
+            "sampler": sampling.Poisson() if is_poisson else sampling.ShuffledEpochs(),
+        }
+        if not self.private:
+            return NonPrivate(**batches)
+        noise = self.noise_multiplier
+        private = DPSGD(
+            l2_norm_clip=self.l2_norm_clip, noise_multiplier=noise, **batches
+        )
+        if self.target_epsilon is None or self.delta is None:
+            return private
+        return private.calibrate(self.target_epsilon, self.delta)
+
+    def optax_optimizer(self, num_steps: int) -> optax.GradientTransformation:
+        """Return the optimizer with its schedule, not yet private.
+
+        Args:
+          num_steps: length of the run, to which the schedule is fitted.
+        """
+        rate = self._schedule(num_steps)
+        if self.optimizer == "sgd":
+            return optax.sgd(rate)
+        if self.optimizer == "momentum":
+            return optax.sgd(rate, 0.9 if self.momentum is None else self.momentum)
+        if self.optimizer == "adam":
+            return optax.adam(rate)
+        decay = 1e-4 if self.weight_decay is None else self.weight_decay
+        return optax.adamw(rate, weight_decay=decay)
+
+    def _schedule(self, num_steps: int) -> optax.ScalarOrSchedule:
+        if self.schedule == "constant":
+            return self.learning_rate
+        if self.schedule == "cosine":
+            return optax.cosine_decay_schedule(self.learning_rate, num_steps)
+        rise = self.warmup_steps or max(1, num_steps // 10)
+        return optax.linear_schedule(
+            self.learning_rate / rise, self.learning_rate, rise - 1
+        )
+
+    def fit_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `fit` that the flags decide."""
+        return {
+            "key": self.seed,
+            "run_dir": None if self.run_dir is None else pathlib.Path(self.run_dir),
+            "resume": self.resume,
+            "delta": self.delta,
+            "max_epsilon": self.max_epsilon,
+            "ema_decay": self.ema_decay,
+            "microbatch_size": self.microbatch_size,
+            "engine": self.engine,
+            "logging": Logging(every=self.log_every, progress=self.progress),
+            "checkpointing": Checkpointing(every=self.checkpoint_every),
+        }

@@ -1,0 +1,99 @@
+"""What the caller of `fit` asked for, checked where no data is needed for it."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+
+from dpjax import _check
+from dpjax.mechanism import DPSGD, NonPrivate
+from dpjax.training.checkpoints import Checkpointing
+from dpjax.training.step import Loss
+from dpjax.types import ArrayTree, KeyLike, Params
+
+Mechanism = DPSGD | NonPrivate
+Evaluate = Callable[[Params], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Logging:
+    """What is written down and shown while a run goes on.
+
+    Attributes:
+      every: steps between lines of metrics; the last step has one too.
+      evaluate_every: steps between evaluations, a multiple of `every`; None is `every`.
+      progress: whether a bar (or plain lines) and the closing lines are shown.
+    """
+
+    every: int = 10
+    evaluate_every: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _check.integer("every", self.every, minimum=1)
+        if self.evaluate_every is None:
+            return
+        _check.integer("evaluate_every", self.evaluate_every, minimum=1)
+        if self.evaluate_every % self.every:
+            expected = f"a multiple of every={self.every}"
+            _check.fail(expected, "evaluate_every", self.evaluate_every)
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Return the number of steps between evaluations."""
+        return self.evaluate_every or self.every
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The arguments of `fit`; see there."""
+
+    mechanism: Mechanism
+    loss: Loss
+    params: Params
+    data: ArrayTree
+    optimizer: optax.GradientTransformation
+    key: KeyLike | None
+    run_dir: pathlib.Path | None
+    resume: bool
+    delta: float | None
+    max_epsilon: float | None
+    evaluate: Evaluate | None
+    ema_decay: float | None
+    logging: Logging
+    checkpointing: Checkpointing
+    settings: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        if not isinstance(self.mechanism, Mechanism):
+            expected = "a DPSGD or NonPrivate mechanism"
+            _check.fail(expected, "mechanism", self.mechanism, TypeError)
+        _check.float_leaves("params", self.params)
+        if self.ema_decay is not None:
+            _check.open_unit("ema_decay", self.ema_decay)
+        if self.evaluate is not None and not callable(self.evaluate):
+            expected = "a function of the parameters"
+            _check.fail(expected, "evaluate", self.evaluate, TypeError)
+        self._check_spending()
+
+    def _check_spending(self) -> None:
+        if self.delta is not None:
+            _check.open_unit("delta", self.delta)
+        if self.max_epsilon is not None:
+            _check.positive("max_epsilon", self.max_epsilon)
+            if not self.is_private:
+                expected = "no budget for a run without privacy"
+                _check.fail(expected, "max_epsilon", self.max_epsilon)
+        bound_to_report = self.max_epsilon is not None or self.run_dir is not None
+        if self.delta is None and self.is_private and bound_to_report:
+            expected = "a number in (0, 1) (run_dir and max_epsilon need it)"
+            _check.fail(expected, "delta", self.delta, TypeError)
+
+    @property
+    def is_private(self) -> bool:
+        """Tell whether the mechanism adds noise at all."""
+        return not isinstance(self.mechanism, NonPrivate)

@@ -1,0 +1,205 @@
+"""One training step: gradient of each chunk, sum, noise and update; compiled once.
+
+The shapes of a chunk never change, so each of the three functions is traced once. Keys
+go in as arguments: a constant would be written into the compiled program.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dpjax.clipping import ClippedGrads, PerExample
+from dpjax.mechanism import DPSGD, NonPrivate
+from dpjax.noise import keys
+from dpjax.training.metrics import ChunkRecord
+from dpjax.types import ArrayTree, LossFn, Params
+
+_DOMAIN = "dpjax.training.loss"
+
+
+class TrainState(NamedTuple):
+    """What a step takes and gives; plain arrays.
+
+    Attributes:
+      params: the parameters.
+      opt_state: state of the private optimizer.
+      average: exponential moving average of the parameters in float32 at least, or
+        None.
+      steps: steps done, int32 scalar.
+      non_finite: examples so far with a loss or gradient that was not finite, int32
+        scalar. Not private.
+    """
+
+    params: Params
+    opt_state: ArrayTree
+    average: Params | None
+    steps: jax.Array
+    non_finite: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A loss function and how it is called.
+
+    Attributes:
+      function: `function(params, *example)`, with the key inserted at `prng_argnum`.
+      keep_batch_dim: whether it takes a batch of one.
+      prng_argnum: position of its key, or None where it takes none.
+      microbatch_size: examples whose gradients are in memory at a time, or None.
+      engine: the clipping engine.
+    """
+
+    function: LossFn
+    keep_batch_dim: bool = False
+    prng_argnum: int | None = None
+    microbatch_size: int | None = None
+    engine: str = "auto"
+
+    def arguments(
+        self, batch: Sequence[ArrayTree], key: Callable[[], jax.Array]
+    ) -> list[ArrayTree]:
+        """Return the positional arguments after `params`; `key()` where one is."""
+        arguments = list(batch)
+        if self.prng_argnum is not None:
+            arguments.insert(self.prng_argnum - 1, key())
+        return arguments
+
+    def clipping_options(self) -> dict[str, Any]:
+        """Return the options of `clipped_grad`."""
+        return {
+            "keep_batch_dim": self.keep_batch_dim,
+            "prng_argnum": self.prng_argnum,
+            "microbatch_size": self.microbatch_size,
+            "engine": self.engine,
+        }
+
+
+def initial_state(
+    params: Params, optimizer: optax.GradientTransformation, *, averaged: bool
+) -> TrainState:
+    """Return the state before the first step.
+
+    Leaves are copied and made of one fixed dtype, so that the compiled step, whose
+    outputs are, is not traced again at the second step.
+    """
+    params = jax.tree.map(_strong, params)
+    opt_state = jax.tree.map(_strong, optimizer.init(params))
+    average = jax.tree.map(_at_least_float32, params) if averaged else None
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(params, opt_state, average, zero, zero)
+
+
+def _strong(leaf: Any) -> jax.Array:
+    return jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True)
+
+
+def _at_least_float32(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def averaged_params(state: TrainState) -> Params | None:
+    """Return the average in the dtypes of the parameters, or None without one."""
+    if state.average is None:
+        return None
+    return jax.tree.map(lambda a, p: a.astype(p.dtype), state.average, state.params)
+
+
+def make_step(
+    mechanism: DPSGD | NonPrivate,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float | None,
+) -> Callable[..., tuple[TrainState, list[ChunkRecord]]]:
+    """Return `step(state, key_words, data, chunks) -> (state, records)`.
+
+    Args:
+      mechanism: gives the clipped gradient.
+      loss: the loss of one example.
+      optimizer: the private optimizer: takes `ClippedGrads`.
+      ema_decay: decay of the average of the parameters, or None.
+
+    Returns:
+      A function of the state, the key words, `data` (a tuple of pytrees of NumPy
+      arrays), and one step's `IndexChunk`s.
+    """
+    options = loss.clipping_options()
+    if isinstance(mechanism, NonPrivate):
+        del options["engine"]
+    clipped_grad = mechanism.clipped_grad(loss.function, **options)
+
+    @jax.jit
+    def gradient(
+        params: Params, batch: Any, mask: Any, key_words: Any, step: Any, chunk: Any
+    ) -> tuple[tuple[ClippedGrads, jax.Array], ChunkRecord]:
+        def key() -> jax.Array:
+            return jax.random.fold_in(keys.step_key(key_words, _DOMAIN, step), chunk)
+
+        grads = clipped_grad(params, *loss.arguments(batch, key), mask=mask)
+        raw = grads.per_example or PerExample(None, None)
+        record = ChunkRecord(mask, raw.loss, raw.grad_norm)
+        return (grads.without_per_example(), _non_finite(record)), record
+
+    @jax.jit
+    def add(a: Any, b: Any) -> tuple[ClippedGrads, jax.Array]:
+        return a[0] + b[0], a[1] + b[1]
+
+    @jax.jit
+    def update(state: TrainState, total: Any) -> TrainState:
+        grads, bad = total
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average is not None and ema_decay is not None:
+            average = _moved_average(average, params, ema_decay, state.steps)
+        return TrainState(
+            params, opt_state, average, state.steps + 1, state.non_finite + bad
+        )
+
+    def step(
+        state: TrainState, key_words: Any, data: Any, chunks: Any
+    ) -> tuple[TrainState, list[ChunkRecord]]:
+        total, records = None, []
+        for number, (indices, mask) in enumerate(chunks):
+            batch = rows(data, indices)
+            part, record = gradient(
+                state.params, batch, mask, key_words, state.steps, np.uint32(number)
+            )
+            total = part if total is None else add(total, part)
+            records.append(record)
+        return update(state, total), records
+
+    return step
+
+
+def rows(data: ArrayTree, indices: np.ndarray | int) -> ArrayTree:
+    """Return the examples at `indices` of a pytree of NumPy arrays."""
+    return jax.tree.map(lambda leaf: leaf[indices], data)
+
+
+def _non_finite(record: ChunkRecord) -> jax.Array:
+    values = (record.loss, record.grad_norm)
+    bad = jnp.zeros_like(record.mask)
+    for value in values:
+        if value is not None:
+            bad |= record.mask & ~jnp.isfinite(value)
+    return bad.sum(dtype=jnp.int32)
+
+
+def _moved_average(
+    average: Params, params: Params, decay: float, steps: jax.Array
+) -> Params:
+    """Return the average moved towards `params`.
+
+    The decay grows to its value as (1 + t) / (10 + t), as in De et al. (2022),
+    "Unlocking high-accuracy differentially private image classification", so that the
+    first steps do not weigh for ever. Computed from private parameters only: free.
+    """
+    weight = 1 - jnp.minimum(decay, (1 + steps) / (10 + steps))
+    return jax.tree.map(
+        lambda a, p: a + weight * (p.astype(a.dtype) - a), average, params
+    )

@@ -1,0 +1,127 @@
+"""metrics.jsonl and the small files of a run folder."""
+
+import errno
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+
+from dpjax.training import files, metrics
+
+
+def record(mask, loss, norms):
+    return metrics.ChunkRecord(
+        np.array(mask, bool),
+        None if loss is None else np.array(loss, np.float32),
+        None if norms is None else np.array(norms, np.float32),
+    )
+
+
+def test_padding_is_left_out_and_chunks_are_taken_together():
+    records = [
+        record([1, 1, 0], [1.0, 2.0, 99.0], [0.5, 1.5, 99.0]),
+        record([1, 0, 0], [6.0, 99.0, 99.0], [3.0, 99.0, 99.0]),
+    ]
+    found = metrics.not_private(records, 1.0, 0)
+    assert found["train_loss"] == 3.0
+    assert found["batch_size"] == 3
+    assert found["fraction_clipped"] == pytest.approx(2 / 3)
+    # Linear interpolation between 0.5, 1.5 and 3: 0.9 is four fifths from 1.5 to 3.
+    expected = {"0.1": 0.7, "0.25": 1.0, "0.5": 1.5, "0.75": 2.25, "0.9": 2.7}
+    assert found["grad_norm_quantiles"] == pytest.approx(expected)
+
+
+def test_an_empty_draw_has_no_mean():
+    found = metrics.not_private([record([0, 0], [9, 9], [9, 9])], 1.0, 0)
+    assert found == {
+        "train_loss": None,
+        "batch_size": 0,
+        "non_finite_examples": 0,
+        "fraction_clipped": None,
+        "grad_norm_quantiles": {},
+    }
+
+
+def test_a_loss_that_is_not_finite_shows():
+    records = [record([1, 1], [np.nan, 1.0], [np.inf, 1.0])]
+    found = json.loads(files.encode(metrics.not_private(records, 1.0, 1)))
+    assert found["train_loss"] == "nan"
+    assert found["non_finite_examples"] == 1
+    assert found["fraction_clipped"] == 0.5
+
+
+def test_norms_and_their_clipped_share_may_be_unknown():
+    without = metrics.not_private([record([1], [1.0], None)], None, 0)
+    assert (without["fraction_clipped"], without["grad_norm_quantiles"]) == (None, {})
+    per_layer = metrics.not_private([record([1], [1.0], [2.0])], {"a": 1.0}, 0)
+    assert per_layer["fraction_clipped"] is None
+    assert per_layer["grad_norm_quantiles"]["0.5"] == 2.0
+
+
+def test_json_has_words_for_what_is_not_finite():
+    value = {"a": [np.inf, -np.inf, np.nan], "b": (np.float32(0.5), np.int64(3))}
+    text = files.encode(value)
+    assert json.loads(text) == {"a": ["inf", "-inf", "nan"], "b": [0.5, 3]}
+    assert text.endswith(b"\n")
+    assert text.count(b"\n") == 1
+    with pytest.raises(TypeError, match="Expected a value that JSON can hold"):
+        files.encode({"a": object()})
+
+
+def test_what_was_written_after_the_mark_is_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    files.append(path, b'{"step": 1}\n')
+    mark = metrics.mark(path)
+    files.append(path, b'{"step": 2}\n{"st')
+    metrics.cut(path, mark)
+    assert path.read_bytes() == b'{"step": 1}\n'
+    metrics.cut(path, mark)
+    assert path.read_bytes() == b'{"step": 1}\n'
+    metrics.cut(path, metrics.EMPTY)
+    assert path.read_bytes() == b""
+
+
+def test_the_mark_of_a_missing_file_is_that_of_an_empty_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert metrics.mark(path) == metrics.EMPTY
+    metrics.cut(path, metrics.EMPTY)
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("content", [b"", b'{"step": 1', b'{"step": 7}\n'])
+def test_lines_that_are_lost_or_altered_are_refused(tmp_path, content):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n')
+    mark = metrics.mark(path)
+    path.write_bytes(content)
+    with pytest.raises(metrics.MetricsError, match=r"Expected the first 12 bytes"):
+        metrics.cut(path, mark)
+    assert path.read_bytes() == content
+
+
+def test_files_are_closed_to_other_users(tmp_path):
+    files.replace(tmp_path / "a", b"x")
+    files.append(tmp_path / "b", b"x")
+    for name in "ab":
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def fail(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_replacement_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    files.replace(path, b"old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(files.WriteError, match=r"No space left on device.*config"):
+        files.replace(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_a_line_that_cannot_be_written_is_a_typed_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(files.WriteError, match="Expected to write a file"):
+        files.append(tmp_path / "metrics.jsonl", b"x\n")
