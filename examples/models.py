@@ -60,8 +60,8 @@ class TanhCNN(nn.Module):
 class GroupNormCNN(nn.Module):
     """Two convolutions with group norm, for few examples of 28 x 28.
 
-    The tanh CNN with normalised channels and no hidden layer, so that the steps of all
-    examples have like sizes and most parameters see all of them.
+    The convolutions of the tanh CNN, each followed by a learnt group norm, and no
+    hidden layer: 14,490 parameters for 10 classes.
     """
 
     num_classes: int

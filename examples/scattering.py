@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from data import Dataset
 
-_CHUNK = 512
+_CHUNK = 128
 _VECTOR = 16
 _ALIASES = 2 * np.pi * np.arange(-3, 4)
 _SIGMA = 0.8  # width of the finest envelope, pixels

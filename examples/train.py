@@ -178,15 +178,13 @@ def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
     )
 
 
-def main(argv: Sequence[str]) -> None:
-    """Train, then write the report."""
-    del argv
-    logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises
-    if flags.FLAGS.run_dir is None:
-        folder = f"runs/{flags.FLAGS.dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-        flags.FLAGS.run_dir = folder
+def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Train, then write the report; what goes wrong ends the script in one line."""
+    if flag_values["run_dir"].value is None:
+        folder = f"{flag_values['dataset'].value}-{time.strftime('%Y%m%d-%H%M%S')}"
+        flag_values["run_dir"].value = f"runs/{folder}"
     try:
-        result = train()
+        result = train(flag_values)
         print(f"report: {report.write_run_report(result.run_dir)}")
     except (training.CheckpointError, training.WriteError) as error:
         _end(error, 1)
@@ -200,6 +198,13 @@ def _end(error: object, code: int) -> NoReturn:
     """Say in one line why the script ends."""
     print("train.py:", " ".join(str(error).split()), file=sys.stderr)
     sys.exit(code)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the script on its parsed flags."""
+    del argv
+    logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises
+    run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tests of the private optimizers share: gradients, and a look at the noise."""
+"""What the tests of private optimizers share: gradients, and a look at the noise."""
 
 import jax
 import jax.numpy as jnp

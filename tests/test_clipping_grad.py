@@ -369,3 +369,19 @@ def test_bad_calls_are_refused_with_what_came(case):
 def test_a_loss_that_is_not_a_real_scalar_is_refused(bad_loss, error):
     with pytest.raises(error, match="Expected"):
         dpjax.clipped_grad(bad_loss, 1.0)(PARAMS, X, Y)
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 3])
+def test_a_batch_sharded_over_two_devices_gives_the_same(microbatch_size):
+    x, y = make_batch(6)
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=auto)
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    fn = jax.jit(dpjax.clipped_grad(loss, 0.5, microbatch_size=microbatch_size))
+    sharded = fn(
+        jax.device_put(PARAMS, everywhere),
+        *jax.device_put((x, y), rows),
+        mask=jax.device_put(jnp.ones(6, bool), rows),
+    )
+    assert_close(sharded.sum, fn(PARAMS, x, y).sum)

@@ -271,7 +271,7 @@ def test_adult_table_of_another_form_is_refused(adult_folder, text, expected):
 
 
 def test_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(data.DataError, match="'mnist_5k', .* got name='cifar10'"):
+    with pytest.raises(data.DataError, match=r"'mnist_5k', .* got name='cifar10'"):
         data.load("cifar10")
 
 

@@ -1,5 +1,6 @@
 import functools
 import math
+from typing import NamedTuple
 
 import chex
 import jax
@@ -28,10 +29,11 @@ from dpjax.optimizers import (
 )
 
 GRADS = per_example_gradients()
+CLIPPED_GRAD = clipping.clipped_grad(loss_fn, 0.5)
 HALF = jnp.arange(BATCH_SIZE) < 4
 
 
-def aggregate(l2_norm_clip=1.0, noise_multiplier=0.0, key=0, **options):
+def aggregate(l2_norm_clip=0.5, noise_multiplier=0.0, key=0, **options):
     return differentially_private_aggregate(
         l2_norm_clip, noise_multiplier, key, **options
     )
@@ -55,7 +57,7 @@ def clipped_mean(grads, l2_norm_clip, divisor=BATCH_SIZE):
 # What comes out.
 
 
-@pytest.mark.parametrize("l2_norm_clip", [0.1, 2.0, 1e6])
+@pytest.mark.parametrize("l2_norm_clip", [0.5, 1e6])
 def test_update_without_noise_is_the_average_of_clipped_gradients(l2_norm_clip):
     update = step(aggregate(l2_norm_clip), GRADS)
     expected = clipped_mean(GRADS, l2_norm_clip)
@@ -87,33 +89,23 @@ def test_params_are_not_needed_for_plain_gradients():
 
 def test_three_ways_to_hand_over_a_batch_give_the_same_update():
     private = aggregate(0.5, 1.0, expected_batch_size=7)
-    grads = clipping.clipped_grad(loss_fn, 0.5)(PARAMS, *examples())
+    grads = CLIPPED_GRAD(PARAMS, *examples())
     inside = step(private, None, loss_fn=loss_fn, batch=examples())
     chex.assert_trees_all_close(step(private, GRADS), inside, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(step(private, grads), inside, rtol=1e-6)
 
 
-def test_batch_that_is_no_tuple_is_one_argument():
-    def paired(params, batch):
-        return loss_fn(params, *batch["xy"])
-
-    private = aggregate(0.5)
-    inside = step(private, None, loss_fn=loss_fn, batch=examples())
-    one = step(private, None, loss_fn=paired, batch={"xy": examples()})
-    chex.assert_trees_all_close(one, inside, rtol=1e-6)
+class Pair(NamedTuple):
+    x: jax.Array
+    y: jax.Array
 
 
-def test_named_tuple_is_one_argument():
-    class Pair(tuple):
-        __slots__ = ()
+def test_batch_that_is_no_plain_tuple_is_one_argument():
+    def of_pair(params, pair):
+        return loss_fn(params, pair.x, pair.y)
 
-    def paired(params, pair):
-        return loss_fn(params, pair["x"], pair["y"])
-
-    x, y = examples()
-    inside = step(aggregate(0.5), None, loss_fn=paired, batch=({"x": x, "y": y},))
-    plain = step(aggregate(0.5), None, loss_fn=loss_fn, batch=(x, y))
-    chex.assert_trees_all_close(inside, plain, rtol=1e-6)
+    inside = step(aggregate(), None, loss_fn=of_pair, batch=Pair(*examples()))
+    chex.assert_trees_all_close(inside, step(aggregate(), GRADS), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("way", ["plain", "clipped", "inside"])
@@ -124,7 +116,7 @@ def test_masked_rows_contribute_nothing(way):
     if way == "plain":
         masked = step(private, per_example_gradients(batch=padded), mask=HALF)
     elif way == "clipped":
-        grads = clipping.clipped_grad(loss_fn, 0.5)(PARAMS, *padded, mask=HALF)
+        grads = CLIPPED_GRAD(PARAMS, *padded, mask=HALF)
         masked = step(private, grads)
     else:
         masked = step(private, None, loss_fn=loss_fn, batch=padded, mask=HALF)
@@ -144,10 +136,9 @@ def test_example_with_a_gradient_that_is_not_finite_contributes_nothing():
 
 def test_sums_of_disjoint_batches_are_added_before_the_noise():
     private = aggregate(0.5, 1.0)
-    fn = clipping.clipped_grad(loss_fn, 0.5)
-    x, y = examples()
-    parts = fn(PARAMS, x[:3], y[:3]) + fn(PARAMS, x[3:], y[3:])
-    whole = fn(PARAMS, x, y)
+    x, y = examples(14)
+    parts = CLIPPED_GRAD(PARAMS, x[:7], y[:7]) + CLIPPED_GRAD(PARAMS, x[7:], y[7:])
+    whole = CLIPPED_GRAD(PARAMS, x, y)
     chex.assert_trees_all_close(
         step(private, parts), step(private, whole), rtol=1e-5, atol=1e-6
     )
@@ -169,7 +160,7 @@ def test_noise_of_groups_follows_their_joint_sensitivity():
     np.testing.assert_allclose(noise_on_sum, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_dtype_in_is_dtype_out_for_plain_gradients(dtype):
     grads = jax.tree.map(lambda g: g.astype(dtype), GRADS)
     chex.assert_trees_all_equal_dtypes(
@@ -179,7 +170,7 @@ def test_dtype_in_is_dtype_out_for_plain_gradients(dtype):
 
 def test_updates_of_clipped_grads_have_the_dtypes_of_the_params():
     params = {"w": PARAMS["w"].astype(jnp.bfloat16), "b": PARAMS["b"]}
-    grads = clipping.clipped_grad(loss_fn, 0.5)(params, *examples())
+    grads = CLIPPED_GRAD(params, *examples())
     update = step(aggregate(0.5, 1.0), grads, params)
     chex.assert_trees_all_equal_dtypes(update, params)
     chex.assert_trees_all_equal_shapes(update, params)
@@ -215,7 +206,7 @@ def test_empty_batch_is_pure_noise():
         step(private, nobody),
         step(private, GRADS, mask=jnp.zeros(BATCH_SIZE, bool)),
         step(private, None, loss_fn=loss_fn, batch=(x[:0], y[:0])),
-        step(private, clipping.clipped_grad(loss_fn, 0.5)(PARAMS, x[:0], y[:0])),
+        step(private, CLIPPED_GRAD(PARAMS, x[:0], y[:0])),
     ]
     for update in updates:
         np.testing.assert_allclose(flat(update), expected, rtol=1e-6)
@@ -224,7 +215,7 @@ def test_empty_batch_is_pure_noise():
 def test_mask_needs_a_public_divisor():
     with pytest.raises(ValueError, match="Expected expected_batch_size with a mask"):
         step(aggregate(), GRADS, mask=HALF)
-    grads = clipping.clipped_grad(loss_fn, 1.0)(PARAMS, *examples(), mask=HALF)
+    grads = CLIPPED_GRAD(PARAMS, *examples(), mask=HALF)
     with pytest.raises(ValueError, match="number of unmasked examples is private"):
         step(aggregate(), grads)
 
@@ -243,7 +234,7 @@ def test_batch_that_may_be_empty_needs_a_public_divisor():
 
 
 def test_static_sensitivity_that_disagrees_is_refused():
-    grads = clipping.clipped_grad(loss_fn, 0.5)(PARAMS, *examples())
+    grads = CLIPPED_GRAD(PARAMS, *examples())
     with pytest.raises(ValueError, match=r"sensitivity 1\.0.*got sensitivity=0\.5"):
         step(aggregate(1.0, 1.0), grads)
 
@@ -251,17 +242,16 @@ def test_static_sensitivity_that_disagrees_is_refused():
 def test_gradients_that_were_not_clipped_are_refused():
     grads = clipping.summed_grad(loss_fn)(PARAMS, *examples())
     with pytest.raises(ValueError, match="sensitivity=inf"):
-        step(aggregate(1.0, 1.0), grads)
+        step(aggregate(0.5, 1.0), grads)
 
 
 def test_noise_follows_the_sensitivity_that_the_gradients_carry():
-    private = aggregate(1.0, 2.0, expected_batch_size=1)
-    fn = clipping.clipped_grad(loss_fn, 1.0)
+    private = aggregate(0.5, 2.0, expected_batch_size=1)
     x, y = examples()
 
     @jax.jit
     def update(clip_norm):
-        grads = fn(PARAMS, x[:0], y[:0], l2_norm_clip=clip_norm)
+        grads = CLIPPED_GRAD(PARAMS, x[:0], y[:0], l2_norm_clip=clip_norm)
         return step(private, grads)
 
     for clip_norm in (0.25, 4.0):
@@ -299,25 +289,25 @@ def test_noise_multiplier_in_low_precision_still_gives_the_noise_that_is_counted
 )
 def test_all_forms_of_one_key_give_the_same_noise(key):
     chex.assert_trees_all_equal(
-        step(aggregate(1.0, 1.0, key), GRADS), step(aggregate(1.0, 1.0, 7), GRADS)
+        step(aggregate(0.5, 1.0, key), GRADS), step(aggregate(0.5, 1.0, 7), GRADS)
     )
 
 
 def test_seed_is_the_old_keyword_for_an_integer_key():
-    old = differentially_private_aggregate(1.0, 1.0, seed=7)
-    chex.assert_trees_all_equal(step(old, GRADS), step(aggregate(1.0, 1.0, 7), GRADS))
+    old = differentially_private_aggregate(0.5, 1.0, seed=7)
+    chex.assert_trees_all_equal(step(old, GRADS), step(aggregate(0.5, 1.0, 7), GRADS))
     with pytest.raises(ValueError, match="only one of key and seed"):
-        differentially_private_aggregate(1.0, 1.0, 3, seed=7)
+        differentially_private_aggregate(0.5, 1.0, 3, seed=7)
 
 
 def test_without_a_key_every_init_draws_another_one():
-    private = aggregate(1.0, 1.0, None)
+    private = aggregate(0.5, 1.0, None)
     first, second = private.init(PARAMS), private.init(PARAMS)
     assert not np.array_equal(first.key, second.key)
 
 
 def test_without_a_key_init_under_a_trace_is_a_typed_error():
-    private = aggregate(1.0, 1.0, None)
+    private = aggregate(0.5, 1.0, None)
     with pytest.raises(TypeError, match="explicit key"):
         jax.jit(private.init)(PARAMS)
     with pytest.raises(TypeError, match="explicit key"):
@@ -328,7 +318,7 @@ def test_without_a_key_init_under_a_trace_is_a_typed_error():
 
 def test_key_may_be_traced():
     def init(key):
-        return aggregate(1.0, 1.0, key).init(PARAMS).key
+        return aggregate(0.5, 1.0, key).init(PARAMS).key
 
     seeds = jnp.arange(3)
     keys = jax.vmap(init)(seeds)
@@ -337,13 +327,13 @@ def test_key_may_be_traced():
 
 
 def test_state_is_made_of_plain_arrays():
-    state = aggregate(1.0, 1.0).init(PARAMS)
+    state = aggregate(0.5, 1.0).init(PARAMS)
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(state)}
     assert dtypes == {jnp.dtype(jnp.uint32)}
 
 
 def test_two_steps_differ_and_one_step_repeats():
-    private = aggregate(1.0, 1.0)
+    private = aggregate(0.5, 1.0)
     state = private.init(PARAMS)
     first, state_after = private.update(GRADS, state, PARAMS)
     again, _ = private.update(GRADS, state, PARAMS)
@@ -396,7 +386,7 @@ def test_batch_on_two_devices_gives_the_update_of_one():
 def test_nested_trees_with_holes_are_kept_as_they_are():
     params = {"a": [jnp.ones(2), None], "b": (jnp.ones((1, 3)),)}
     grads = normal_rows(params)
-    update = step(aggregate(1.0, 1.0), grads, params)
+    update = step(aggregate(0.5, 1.0), grads, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(update, params)
 
 
@@ -407,8 +397,6 @@ def test_scalars_are_legal_parameters():
 
 
 # Bad input.
-
-NOT_NUMBERS = [True, "1", None, [1.0], object()]
 
 
 @pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, -math.inf, 0.0])
@@ -435,7 +423,7 @@ def test_sampling_prob_must_be_a_probability_above_zero(value):
         aggregate(expected_batch_size=3, sampling_prob=value)
 
 
-@pytest.mark.parametrize("value", [True, "1", object()], ids=repr)
+@pytest.mark.parametrize("value", [True, "1", object()])
 @pytest.mark.parametrize(
     "name", ["noise_multiplier", "expected_batch_size", "sampling_prob"]
 )
@@ -515,7 +503,7 @@ def test_params_that_cannot_be_trained_are_refused(params, error):
 
 
 @pytest.mark.parametrize(
-    "mask, error",
+    ("mask", "error"),
     [
         (jnp.ones(3, bool), ValueError),
         (jnp.ones((7, 1), bool), ValueError),
@@ -545,7 +533,7 @@ def test_calls_that_contradict_themselves_are_refused():
         step(private, None, loss_fn=loss_fn)
     with refused(match="params=NoneType"):
         step(private, None, None, loss_fn=loss_fn, batch=batch)
-    grads = clipping.clipped_grad(loss_fn, 1.0)(PARAMS, *batch)
+    grads = CLIPPED_GRAD(PARAMS, *batch)
     with refused(match="mask where the gradients were clipped"):
         step(private, grads, mask=HALF)
 
@@ -580,7 +568,7 @@ def test_average_gradients_takes_clipped_grads_alone():
 
 
 def test_noise_stream_is_the_one_of_the_noise_module():
-    private = aggregate(1.0, 1.0, 3, expected_batch_size=1)
+    private = aggregate(0.5, 1.0, 3, expected_batch_size=1)
     zeros = jax.tree.map(jnp.zeros_like, GRADS)
-    expected = noise.gaussian_noise(noise.key_data(3), 0, PARAMS, 1.0)
+    expected = noise.gaussian_noise(noise.key_data(3), 0, PARAMS, 0.5)
     chex.assert_trees_all_close(step(private, zeros), expected, rtol=1e-6)

@@ -173,11 +173,6 @@ def test_settings_are_checked():
 # Full disks. Orbax logs the failure of its threads; that is not what is looked at.
 
 
-def claim_free(monkeypatch, free):
-    usage = types.SimpleNamespace(free=free)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-
-
 def check_full(directory, big):
     small = {"a": np.arange(4.0)}
     checkpoints.save(directory, 1, small, {}, keep=1)
@@ -197,17 +192,19 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, is_announ
         pytest.skip("no tmpfs can be mounted here")
     try:
         if not is_announced:
-            claim_free(monkeypatch, 1 << 40)
+            monkeypatch.setattr(os, "posix_fallocate", lambda *_: None)
         noise = np.random.default_rng(0).normal(size=1 << 18)
         check_full(disk / "checkpoints", {"a": noise})
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_disk_without_room_is_refused_before_anything_is_written(
+def test_a_disk_without_room_is_refused_where_space_cannot_be_reserved(
     directory, monkeypatch
 ):
-    claim_free(monkeypatch, 1 << 20)
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    usage = types.SimpleNamespace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     check_full(directory, {"a": np.zeros(1 << 18)})
 
 

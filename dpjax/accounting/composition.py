@@ -13,12 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import fft, optimize, signal
 
-from dpjax.accounting.privacy_loss import LossLaw
+from dpjax.accounting.privacy_loss import LossLaw, Nodes
 
-_SHARE = 0.7
-"""The tilt used, in tilts that would make the tail the middle.
+_SHARES = (0.7, 1.0)
+"""Tilts to try, in tilts that would make the tail the middle.
 
-All of it lets a law of rare, large losses spread over a window several times as long.
+All of it lets a law of rare, large losses spread over a window several times as long;
+less of it leaves a law of two heaps where it was.
 """
 
 _LOG_OUTSIDE = 14.0
@@ -30,20 +31,66 @@ _REACH = 600.0
 _ROUNDING = 256 * 2.0**-52
 """Error of the transform a composed loss, generously."""
 
+_MOST_ROUNDING = 1e-3
+"""Rounding that asks for more tilt, relatively to delta."""
+
 _PRICE = 2e-6
 """Share of delta that pays for what the window leaves out, and for sums."""
 
 
-class _Quadrature(NamedTuple):
-    """Quadrature rules of the laws: (laws, nodes), and counts: (laws,)."""
+class Window(NamedTuple):
+    """Where the total loss is worth computing, in nats, and how it is tilted there.
 
-    losses: np.ndarray
-    log_weights: np.ndarray
-    counts: np.ndarray
+    Attributes:
+      low: least loss of the window.
+      high: largest loss of the window.
+      bound: Chernoff's bound on epsilon.
+      tilt: t, of the factor e^(t loss).
+      rounding: error of delta by rounding, relatively.
+    """
+
+    low: float
+    high: float
+    bound: float
+    tilt: float
+    rounding: float
+
+
+def find_window(nodes: Sequence[Nodes], counts: Sequence[int], delta: float) -> Window:
+    """Return the window that the epsilon at `delta` of a composition asks for.
+
+    Args:
+      nodes: quadrature rules of the losses.
+      counts: how often each loss is composed, at least once.
+      delta: in (0, 1).
+    """
+    quadrature = _Quadrature(
+        np.stack([rule.losses for rule in nodes]),
+        np.stack([rule.log_weights for rule in nodes]),
+        np.array(counts, dtype=float),
+    )
+    log_delta = math.log(delta)
+    saddle = _saddle(quadrature, log_delta)
+    bound = _cumulants(quadrature, saddle)[1]
+    for share in _SHARES:
+        tilt = share * saddle
+        # What the tilted law has above epsilon.
+        log_tail = log_delta - _cumulants(quadrature, tilt)[0] + tilt * bound
+        log_tail = min(0.0, log_tail)
+        rounding = _ROUNDING * sum(counts) * math.exp(min(-log_tail, _REACH))
+        if rounding <= _MOST_ROUNDING:
+            break
+    low, high = _ends(quadrature, tilt, _LOG_OUTSIDE - log_tail)
+    return Window(low, high, bound, tilt, rounding)
 
 
 def epsilon(
-    laws: Sequence[LossLaw], counts: Sequence[int], *, interval: float, delta: float
+    laws: Sequence[LossLaw],
+    counts: Sequence[int],
+    window: Window,
+    *,
+    interval: float,
+    delta: float,
 ) -> float:
     """Return the epsilon at `delta` of the composition of `laws`.
 
@@ -54,6 +101,7 @@ def epsilon(
     Args:
       laws: laws of losses on the grid of `interval`.
       counts: how often each is composed, at least once.
+      window: from `find_window`, for the same losses, counts and delta.
       interval: distance of grid points, in nats.
       delta: in (0, 1).
 
@@ -63,29 +111,27 @@ def epsilon(
     Guarantee: not below the exact value of the composition. Rounding, of relative size
     2^-52 a loss, and the window are paid for by asking for a slightly smaller delta.
     """
-    quadrature = _Quadrature(
-        np.stack([law.nodes for law in laws]),
-        np.stack([law.log_weights for law in laws]),
-        np.array(counts, dtype=float),
-    )
-    log_delta = math.log(delta)
-    saddle = _saddle(quadrature, log_delta)
-    tilt = _SHARE * saddle
-    # What the tilted law has above epsilon, in terms of Chernoff's bound on epsilon.
-    bound = _cumulants(quadrature, saddle)[1]
-    log_tail = min(0.0, log_delta - _cumulants(quadrature, tilt)[0] + tilt * bound)
-    low, middle, high = _window(quadrature, tilt, _LOG_OUTSIDE - log_tail)
-    budget = delta * (1 - _PRICE - _ROUNDING * sum(counts) * math.exp(-log_tail))
-    budget -= sum(n * law.infinity for law, n in zip(laws, counts, strict=True))
+    infinite = sum(n * law.infinity for law, n in zip(laws, counts, strict=True))
+    budget = delta * (1 - _PRICE - window.rounding) - infinite
     if budget <= 0:
         return math.inf
-    first = math.floor(low / interval) - 1
-    size = max(math.ceil(high / interval) + 2 - first, *(law.masses.size for law in laws))
-    size = fft.next_fast_len(size, real=True)
+    first = math.floor(window.low / interval) - 1
+    size = math.ceil(window.high / interval) + 2 - first
+    size = fft.next_fast_len(max(size, *(law.masses.size for law in laws)), real=True)
+    tilt = window.tilt
     masses, log_scale = _convolve(laws, counts, tilt * interval, first, size)
-    offsets = interval * (first + np.arange(size)) - middle
-    budget = math.exp(math.log(budget) - log_scale + tilt * middle)
-    return max(0.0, middle + _solve(offsets, interval, masses, tilt, budget))
+    offsets = interval * (first + np.arange(size)) - window.bound
+    log_budget = math.log(budget) - log_scale + tilt * window.bound
+    relative = _solve(offsets, interval, masses, tilt, log_budget)
+    return max(0.0, window.bound + relative)
+
+
+class _Quadrature(NamedTuple):
+    """Quadrature rules of the laws: (laws, nodes), and counts: (laws,)."""
+
+    losses: np.ndarray
+    log_weights: np.ndarray
+    counts: np.ndarray
 
 
 def _cumulants(quadrature: _Quadrature, tilt: float) -> tuple[float, float, float]:
@@ -104,7 +150,7 @@ def _saddle(quadrature: _Quadrature, log_delta: float) -> float:
     """Return the tilt t that moves the mean to where Chernoff's bound is delta.
 
     That is K(t) - t K'(t) = log delta, with K the logarithm of the moment generating
-    function; the left side falls from 0 as t grows. It need not be exact.
+    function; the left side falls from 0 as t grows.
     """
 
     def gap(log_tilt: float) -> float:
@@ -121,21 +167,24 @@ def _saddle(quadrature: _Quadrature, log_delta: float) -> float:
         high += 0.5
         if high > low + 12:  # A bounded loss that has more mass at its end than delta.
             return math.exp(high)
-    return math.exp(low if low == high else optimize.brentq(gap, low, high, xtol=0.01))
+    return math.exp(low if low == high else optimize.brentq(gap, low, high, xtol=1e-6))
 
 
-def _window(
+def _ends(
     quadrature: _Quadrature, tilt: float, outside: float
-) -> tuple[float, float, float]:
-    """Return low end, mean and high end of the tilted law but e^-outside, by Chernoff."""
-    log_moment, mean, variance = _cumulants(quadrature, tilt)
-    steps = math.sqrt(2 * outside / variance) * np.geomspace(1e-3, 1e3, 25)
+) -> tuple[float, float]:
+    """Return where the tilted law is but for e^-outside on either side, by Chernoff."""
+    log_moment, _, variance = _cumulants(quadrature, tilt)
+    # Far tilted, the law may sit on a single node; any step gives a true bound.
+    least = 1e-6 * np.ptp(quadrature.losses)
+    scale = math.sqrt(2 * outside) / max(math.sqrt(variance), least)
+    steps = scale * np.geomspace(1e-3, 1e3, 25)
 
-    def edge(step: float) -> float:
+    def end(step: float) -> float:
         log_ratio = _cumulants(quadrature, tilt + step)[0] - log_moment
         return (log_ratio + outside) / step
 
-    return max(edge(-step) for step in steps), mean, min(edge(step) for step in steps)
+    return max(end(-step) for step in steps), min(end(step) for step in steps)
 
 
 def _convolve(
@@ -170,20 +219,21 @@ def _solve(
     interval: float,
     masses: np.ndarray,
     tilt: float,
-    budget: float,
+    log_budget: float,
 ) -> float:
-    """Return where the untilted law of `masses` has the delta `budget`.
+    """Return where the untilted law of `masses` has the delta e^log_budget.
 
     Args:
-      offsets: (n,) losses in nats relative to the tilted mean.
+      offsets: (n,) losses in nats, relative to some origin.
       interval: their distance.
       masses: (n,) tilted masses.
       tilt: to be undone: masses e^(-tilt offset) are the law, up to its scale.
-      budget: delta on the same scale.
+      log_budget: logarithm of delta on the same scale.
 
     Returns:
-      Epsilon relative to the tilted mean.
+      Epsilon relative to the same origin.
     """
+    budget = math.exp(min(log_budget, _REACH))
     reached = -offsets * tilt <= _REACH
     offsets, masses = offsets[reached], masses[reached]
     upper = masses * np.exp(-tilt * offsets)

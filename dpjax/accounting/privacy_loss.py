@@ -29,14 +29,22 @@ class LossLaw(NamedTuple):
       lowest: the smallest loss, in intervals.
       masses: (n,) probabilities of the losses lowest, ..., lowest + n - 1 intervals.
       infinity: probability of an infinite loss.
-      nodes: (501,) losses of a quadrature rule of the law before it met the grid.
-      log_weights: (501,) logarithms of its weights.
     """
 
     lowest: int
     masses: np.ndarray
     infinity: float
-    nodes: np.ndarray
+
+
+class Nodes(NamedTuple):
+    """A quadrature rule of the exact law of a privacy loss: (501,) each.
+
+    Attributes:
+      losses: in nats.
+      log_weights: logarithms of the weights, which sum to 1.
+    """
+
+    losses: np.ndarray
     log_weights: np.ndarray
 
 
@@ -58,6 +66,13 @@ class SampledGaussian:
     def symmetric(self) -> bool:
         """Whether adding costs what removing costs."""
         return self.replace_one or self.sampling_prob == 1
+
+    @property
+    def distance(self) -> float:
+        """Total variation distance of P and Q: the delta at epsilon 0."""
+        shift = 2 if self.replace_one else 1
+        share = special.erf(shift / (math.sqrt(8) * self.noise_multiplier))
+        return self.sampling_prob * float(share)
 
     def loss(self, x: np.ndarray) -> np.ndarray:
         """Return L(x) in nats, elementwise."""
@@ -87,15 +102,17 @@ class SampledGaussian:
         high = max(unsampled, sampled)
         return (-high if self.replace_one else -unsampled), high
 
-    def nodes(self, tail: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return losses and log weights of a quadrature rule under P: (501,) each."""
+    def nodes(self, tail: float) -> tuple[Nodes, Nodes]:
+        """Return quadrature rules of the loss when one is removed, and added."""
         s, q = self.noise_multiplier, self.sampling_prob
         x = np.linspace(*self.range(tail), _NUM_NODES)
         log_density = math.log(q) - 0.5 * ((x - 1) / s) ** 2
         if q < 1:
             unsampled = math.log1p(-q) - 0.5 * (x / s) ** 2
             log_density = np.logaddexp(unsampled, log_density)
-        return self.loss(x), log_density - special.logsumexp(log_density)
+        losses = self.loss(x)
+        removed = Nodes(losses, log_density - special.logsumexp(log_density))
+        return removed, Nodes(-losses, removed.log_weights - losses)
 
     def _log_mixture(self, exponent: np.ndarray) -> np.ndarray:
         """Return log(1 - q + q e^exponent) without loss of digits."""
@@ -148,13 +165,10 @@ def grid_laws(
     lowest, highest = math.floor(low / interval), math.ceil(high / interval)
     losses = interval * np.arange(lowest, highest + 1)
     masses, beyond, below = _connect_the_dots(pair, losses, interval)
-    nodes, log_weights = pair.nodes(tail)
-    removed = LossLaw(lowest, masses, beyond, nodes, log_weights)
+    removed = LossLaw(lowest, masses, beyond)
     if pair.symmetric:
         return removed, removed
-    mirrored = (masses * np.exp(-losses))[::-1]
-    added = LossLaw(-highest, mirrored, below, -nodes, log_weights - nodes)
-    return removed, added
+    return removed, LossLaw(-highest, (masses * np.exp(-losses))[::-1], below)
 
 
 def _connect_the_dots(

@@ -28,6 +28,9 @@ _ADDITIVE = (
 )
 """Events beside the Gaussian ones whose count dp_accounting takes into account."""
 
+_ROUNDING = 1e-14
+"""Error of one divergence, in nats."""
+
 
 def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return an upper bound on the epsilon of `parts` at `delta`.
@@ -102,12 +105,14 @@ def _library_divergences(part: Event, relation: Relation) -> np.ndarray:
     accountant = rdp.RdpAccountant(_orders(), relation)
     try:
         with _without_lost_orders():
-            return accountant.compose(part).rdp
+            divergences = accountant.compose(part).rdp
     except dp_accounting.UnsupportedEventError as error:
         raise AccountingError(
             f"Expected an event that the RDP accountant supports, got event={part!r}: "
             f"{error}"
         ) from error
+    # Tiny divergences are differences of numbers near 1, and may come out negative.
+    return np.maximum(divergences, 0.0) + _ROUNDING
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ class DPSGD(Batches):
         """Return the epsilon after `step` steps (all of them when `None`).
 
         Args:
-          delta: in (0, 1).
+          delta: in [0, 1).
           step: steps taken, at most `num_steps`.
           accountant: "pld" or "rdp".
         """

@@ -8,7 +8,7 @@ from typing import Any
 import dp_accounting
 import optax
 
-from dpjax import _check, accounting, clipping, optimizers, sampling
+from dpjax import accounting, clipping, optimizers, sampling
 from dpjax.mechanism.batches import Batches
 from dpjax.types import KeyLike, LossFn
 
@@ -40,16 +40,15 @@ class NonPrivate(Batches):
         return math.inf
 
     def event(self) -> dp_accounting.DpEvent:
-        """Return the event of a release without privacy."""
-        return dp_accounting.NonPrivateDpEvent()
+        """Return the event of a release without privacy (of none, for 0 steps)."""
+        return _event(self.num_steps)
 
     def epsilon(
         self, delta: float, *, step: int | None = None, accountant: str = "pld"
     ) -> accounting.Epsilon:
         """Return infinity (0 after 0 steps)."""
-        _check.open_unit("delta", delta)
-        value = math.inf if self._steps(step) else 0.0
-        return accounting.Epsilon(value, error=0.0, method=accountant)
+        event = _event(self._steps(step))
+        return accounting.event_epsilon(event, delta, accountant=accountant)
 
     def clipped_grad(
         self, loss_fn: LossFn, **options: Any
@@ -75,3 +74,9 @@ class NonPrivate(Batches):
             "noise_std": 0.0,
             "event": repr(self.event()),
         }
+
+
+def _event(steps: int) -> dp_accounting.DpEvent:
+    if steps == 0:
+        return dp_accounting.NoOpDpEvent()
+    return dp_accounting.NonPrivateDpEvent()

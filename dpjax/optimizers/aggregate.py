@@ -47,8 +47,9 @@ def differentially_private_aggregate(
 
     `update(updates, state, params)` takes per-example gradients (leaves `(batch, ...)`)
     or a `ClippedGrads`; `update(None, state, params, loss_fn=loss_fn, batch=(x, y),
-    mask=None)` computes them inside. Put nothing before it where it is given a
-    `ClippedGrads`: that would change the sum, but not the sensitivity that it states.
+    mask=None)` computes them inside (under jit: an eager call compiles the loss anew).
+    Put nothing before it where it is given a `ClippedGrads`: that would change the sum,
+    but not the sensitivity that it states.
 
     Args:
       l2_norm_clip: clip norm > 0, a prefix pytree of such, or a clipping rule. Public.

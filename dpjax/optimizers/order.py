@@ -54,7 +54,7 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
     _check_paths(traced, *map(_count, (updates, state, new_updates)))
 
     def arriving(updates: ArrayTree) -> list[np.ndarray]:
-        found = _run(traced, jax.tree.leaves((updates, state, params)))
+        found = _at_clip(traced, jax.tree.leaves((updates, state, params)))
         return [np.asarray(value) for value in found[: _count(updates)]]
 
     _check_rows(arriving, params)
@@ -151,41 +151,14 @@ def _follow(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-class _ArrivedError(Exception):
-    def __init__(self, values: list[Any]) -> None:
-        self.values = values
-
-
-def _run(closed: core.ClosedJaxpr, arguments: list[Any]) -> list[Any]:
-    """Run a traced update up to the clip; return what arrives there."""
-    try:
-        _evaluate(closed, arguments)
-    except _ArrivedError as arrived:
-        return arrived.values
-    raise AssertionError("the update has no clip")
-
-
-def _evaluate(closed: core.ClosedJaxpr, arguments: list[Any]) -> list[Any]:
-    """Evaluate equations one by one; raise at the clip, with its arguments."""
-    jaxpr = closed.jaxpr
-    variables = [*jaxpr.constvars, *jaxpr.invars]
-    env = dict(zip(variables, [*closed.consts, *arguments], strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else env[atom]
-
-    for eqn in jaxpr.eqns:
-        values = [read(atom) for atom in eqn.invars]
-        if _is_clip(eqn):
-            raise _ArrivedError(values)
-        if _is_call(eqn):
-            outputs = _evaluate(eqn.params["jaxpr"], values)
-        else:
-            fresh = [core.Var(atom.aval) for atom in eqn.invars]
-            single = core.Jaxpr([], fresh, eqn.outvars, [eqn.replace(invars=fresh)])
-            outputs = core.jaxpr_as_fun(core.ClosedJaxpr(single, []))(*values)
-        env.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+def _at_clip(closed: core.ClosedJaxpr, arguments: list[Any]) -> list[Any]:
+    """Run a traced update up to its one clip; return what arrives there."""
+    equations = closed.jaxpr.eqns
+    place = next(i for i, e in enumerate(equations) if _is_clip(e) or _is_call(e))
+    eqn = equations[place]
+    before = closed.jaxpr.replace(eqns=equations[:place], outvars=eqn.invars)
+    values = core.jaxpr_as_fun(closed.replace(jaxpr=before))(*arguments)
+    return values if _is_clip(eqn) else _at_clip(eqn.params["jaxpr"], values)
 
 
 def _is_clip(eqn: Any) -> bool:

@@ -39,7 +39,7 @@ def privacy_spent(
 
     Args:
       opt_state: concrete state of a private optimizer of this library.
-      delta: in (0, 1).
+      delta: in [0, 1).
       accountant: "pld" or "rdp".
 
     Returns:

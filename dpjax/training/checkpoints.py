@@ -8,8 +8,10 @@ one before it is taken. Leaves are plain arrays; nothing is ever unpickled.
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import shutil
+import tempfile
 from typing import Any
 
 import jax
@@ -203,11 +205,15 @@ def _clear_remnants(directory: pathlib.Path) -> None:
 
 
 def _check_space(directory: pathlib.Path, leaves: storage.Leaves) -> None:
-    """Refuse to begin what cannot end well; a disk may fill up later all the same."""
+    """Reserve the space for a moment: what cannot end well is not begun."""
     needed = sum(leaf.nbytes for leaf in leaves.values()) + _OVERHEAD_BYTES
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise OSError(f"{needed} bytes needed, {free} free on the disk")
+    if not hasattr(os, "posix_fallocate"):
+        free = shutil.disk_usage(directory).free
+        if free < needed:
+            raise OSError(f"{needed} bytes needed, {free} free on the disk")
+        return
+    with tempfile.TemporaryFile(dir=directory) as file:
+        os.posix_fallocate(file.fileno(), 0, needed)
 
 
 def _one_line(error: Exception) -> str:
