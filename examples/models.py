@@ -17,19 +17,24 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
-from patch_conv import PatchConv, max_pool
+from patch_conv import PatchConv, max_pool, mean_pool
 
 
-def _normalize(groups: int, *, learnt: bool, name: str) -> nn.GroupNorm:
+def _normalize(groups: int, *, name: str) -> nn.GroupNorm:
     # Moments over the last three axes only: those of one example.
     return nn.GroupNorm(
         num_groups=groups,
         epsilon=1e-5,
-        use_scale=learnt,
-        use_bias=learnt,
+        use_scale=False,
+        use_bias=False,
         reduction_axes=(-3, -2, -1),
         name=name,
     )
+
+
+def _centre(x: jax.Array) -> jax.Array:
+    # From [0, 1] to [-1, 1]: public constants, where the data's mean would be private.
+    return 2 * x - 1
 
 
 def _flatten(x: jax.Array) -> jax.Array:
@@ -51,17 +56,20 @@ class TanhCNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map images `(..., 28, 28, channels)` to logits `(..., num_classes)`."""
-        x = nn.tanh(max_pool(PatchConv(16, 8, stride=2, padding=3, name="conv_0")(x)))
+        x = PatchConv(16, 8, stride=2, padding=3, name="conv_0")(_centre(x))
+        x = nn.tanh(max_pool(x))
         x = nn.tanh(max_pool(PatchConv(32, 4, stride=2, name="conv_1")(x)))
         x = nn.tanh(nn.Dense(32, name="hidden")(_flatten(x)))
         return nn.Dense(self.num_classes, name="logits")(x)
 
 
 class GroupNormCNN(nn.Module):
-    """Two convolutions with group norm, for few examples of 28 x 28.
+    """Two convolutions with fixed group norm, for few examples of 28 x 28.
 
-    The convolutions of the tanh CNN, each followed by a learnt group norm, and no
-    hidden layer: 14,490 parameters for 10 classes.
+    Convolution 8 x 8, 16 channels, stride 2, padding 3; convolution 3 x 3, 32 channels,
+    padding 1; after each group norm without parameters, relu, and the mean of 2 x 2
+    windows; one a class. It has 8,570 parameters for 10 classes: where examples are
+    few, every parameter that is left out is noise that is left out.
     """
 
     num_classes: int
@@ -70,10 +78,10 @@ class GroupNormCNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map images `(..., 28, 28, channels)` to logits `(..., num_classes)`."""
-        for index, (features, size, padding) in enumerate(((16, 8, 3), (32, 4, 0))):
-            conv = PatchConv(features, size, 2, padding, name=f"conv_{index}")
-            norm = _normalize(self.groups, learnt=True, name=f"norm_{index}")
-            x = nn.tanh(max_pool(norm(conv(x))))
+        for index, (features, *shape) in enumerate(((16, 8, 2, 3), (32, 3, 1, 1))):
+            conv = PatchConv(features, *shape, name=f"conv_{index}")
+            norm = _normalize(self.groups, name=f"norm_{index}")
+            x = mean_pool(nn.relu(norm(conv(x))))
         return nn.Dense(self.num_classes, name="logits")(_flatten(x))
 
 
@@ -112,7 +120,7 @@ class ScatterLinear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `(..., rows, columns, channels)` to logits `(..., num_classes)`."""
-        x = _normalize(self.groups, learnt=False, name="norm")(x)
+        x = _normalize(self.groups, name="norm")(x)
         return Linear(self.num_classes, name="linear")(x)
 
 
@@ -129,7 +137,7 @@ class ScatterCNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `(..., 7, 7, channels)` to logits `(..., num_classes)`."""
-        x = _normalize(self.groups, learnt=False, name="norm")(x)
+        x = _normalize(self.groups, name="norm")(x)
         x = nn.tanh(PatchConv(16, 3, stride=2, padding=1, name="conv_0")(x))
         x = nn.tanh(PatchConv(32, 3, padding=1, name="conv_1")(x))
         x = nn.tanh(nn.Dense(32, name="hidden")(_flatten(x)))

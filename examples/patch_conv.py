@@ -92,3 +92,17 @@ def max_pool(x: jax.Array) -> jax.Array:
     """
     x = jnp.maximum(x[..., 1:, :, :], x[..., :-1, :, :])
     return jnp.maximum(x[..., 1:, :], x[..., :-1, :])
+
+
+def mean_pool(x: jax.Array) -> jax.Array:
+    """Return the mean of each 2 x 2 window, at stride 2; an odd last row is left out.
+
+    Args:
+        x: Images, `(..., height, width, channels)`.
+
+    Returns:
+        `(..., height // 2, width // 2, channels)`.
+    """
+    height, width = x.shape[-3] // 2 * 2, x.shape[-2] // 2 * 2
+    x = x[..., 0:height:2, :, :] + x[..., 1:height:2, :, :]
+    return (x[..., 0:width:2, :] + x[..., 1:width:2, :]) / 4

@@ -9,14 +9,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The main job: 4,000 real digits, a minute or two on two cores.
     "mnist_5k": {
         "dataset": "mnist_5k",
-        "model": "tanh_cnn",
+        "model": "group_norm_cnn",
         "target_epsilon": 3.0,
         "delta": 1e-4,
-        "l2_norm_clip": 1.0,
+        "l2_norm_clip": 0.5,
         "batch_size": 1000,
-        "steps": 120,
-        "optimizer": "momentum",
-        "learning_rate": 1.0,
+        "steps": 100,
+        "optimizer": "adam",
+        "learning_rate": 0.01,
+        "microbatch_size": 32,
     },
     # The setting of Papernot et al. (2021): 86.1 % at (2.7, 1e-5).
     "fashion_mnist_tanh": {
@@ -25,10 +26,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "target_epsilon": 2.7,
         "delta": 1e-5,
         "l2_norm_clip": 1.0,
-        "batch_size": 2048,
-        "epochs": 40.0,
-        "optimizer": "momentum",
-        "learning_rate": 2.0,
+        "batch_size": 1500,
+        "steps": 1000,
+        "optimizer": "adam",
+        "learning_rate": 0.005,
+        "schedule": "cosine",
+        "microbatch_size": 32,
     },
     # The best of the configurations that were tried at the same epsilon.
     "fashion_mnist_best": {
@@ -37,11 +40,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "features": "scattering",
         "target_epsilon": 2.7,
         "delta": 1e-5,
-        "l2_norm_clip": 0.1,
-        "batch_size": 8192,
-        "epochs": 80.0,
+        "l2_norm_clip": 1.0,
+        "batch_size": 6000,
+        "steps": 300,
         "optimizer": "momentum",
-        "learning_rate": 8.0,
+        "learning_rate": 1.0,
+        "ema_decay": 0.95,
+        "microbatch_size": 250,
     },
     # A table: census rows, and whether the income is above 50,000 dollars.
     "adult": {

@@ -173,7 +173,7 @@ def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
         options.optax_optimizer(mechanism.num_steps),
         evaluate=make_evaluation(model.apply, dataset),
         prng_argnum=prng_argnum,
-        settings=training.settings(flag_values, _OWN_SETTINGS),
+        settings=training.flag_settings(flag_values, _OWN_SETTINGS),
         **(arguments | {"key": key}),
     )
 

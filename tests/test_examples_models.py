@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import models
 import numpy as np
 import pytest
-from patch_conv import PatchConv, extract_patches, max_pool
+from patch_conv import PatchConv, extract_patches, max_pool, mean_pool
 
 EXAMPLE_SHAPES = {
     "tanh_cnn": (28, 28, 1),
@@ -130,14 +130,16 @@ class PaperCNN(nn.Module):
         return nn.Dense(10, name="logits")(x)
 
 
-def test_tanh_cnn_is_that_of_the_paper():
+def test_tanh_cnn_is_that_of_the_paper_on_centred_pixels():
     ours, theirs = models.TanhCNN(10), PaperCNN()
     x = np.random.default_rng(0).random((4, 28, 28, 1), np.float32)
     params = random_params(ours, x)
     # 64*16+16 + 256*32+32 + 512*32+32 + 32*10+10
     assert count(params) == 26_010
     assert_trees_close(random_params(theirs, x), params, atol=0)
-    found, expected = jax.jit(lambda p: (ours.apply(p, x), theirs.apply(p, x)))(params)
+    found, expected = jax.jit(lambda p: (ours.apply(p, x), theirs.apply(p, 2 * x - 1)))(
+        params
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -197,6 +199,18 @@ def test_group_norm_of_scattering_features_has_no_parameters_and_unit_moments():
     groups = normal.reshape(49, 27, 3)
     np.testing.assert_allclose(groups.mean((0, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(groups.std((0, 2)), 1, atol=1e-4)
+
+
+def test_group_norm_cnn_has_the_parameters_of_its_docstring():
+    params = random_params(models.make("group_norm_cnn", 10), np.zeros((28, 28, 1)))
+    # 8*8*16+16 + 3*3*16*32+32 + 3*3*32*10+10
+    assert count(params) == 8_570
+
+
+@pytest.mark.parametrize("shape", [(2, 14, 14, 3), (7, 7, 2), (3, 4, 5, 1)])
+def test_mean_pool_is_nn_avg_pool(shape):
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    np.testing.assert_allclose(mean_pool(x), nn.avg_pool(x, (2, 2), (2, 2)), atol=1e-6)
 
 
 def test_unknown_model_is_refused_with_the_known_ones():

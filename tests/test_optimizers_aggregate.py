@@ -168,6 +168,24 @@ def test_dtype_in_is_dtype_out_for_plain_gradients(dtype):
     )
 
 
+def test_double_precision_is_kept_and_the_state_stays_as_it_is():
+    private = aggregate(0.5, 1 / 3, expected_batch_size=10, sampling_prob=0.1)
+    with jax.enable_x64(True):
+        grads = jax.tree.map(lambda g: jnp.asarray(g, jnp.float64), GRADS)
+        state = private.init(PARAMS)
+        update, state_after = private.update(grads, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state_after, state)
+    assert {leaf.dtype for leaf in jax.tree.leaves(update)} == {jnp.dtype(np.float64)}
+    # float32 would leave an error of about 1e-7.
+    noiseless = flat(update) - unit_noise_of_double(state, grads) / 3 * 0.5 / 10
+    np.testing.assert_allclose(noiseless, clipped_mean(GRADS, 0.5, 10), atol=1e-9)
+
+
+def unit_noise_of_double(state, grads):
+    with jax.enable_x64(True):
+        return unit_noise(state, jax.tree.map(lambda g: g[0], grads))
+
+
 def test_updates_of_clipped_grads_have_the_dtypes_of_the_params():
     params = {"w": PARAMS["w"].astype(jnp.bfloat16), "b": PARAMS["b"]}
     grads = CLIPPED_GRAD(params, *examples())

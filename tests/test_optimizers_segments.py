@@ -112,7 +112,6 @@ def test_counters_are_right_after_ten_million_steps():
     assert read(run(table)) == [(1.1, 0.1, 10**7 + 501), (0.7, 0.1, 2**24 + 500)]
 
 
-@pytest.mark.slow
 def test_ten_million_steps_are_counted_one_by_one():
     words = settings_words(1.1, 0.1)
 

@@ -2,10 +2,14 @@
 
 import dataclasses
 import functools
+import io
 import json
 import os
+import re
+import shutil
 import signal
 import stat
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -319,6 +323,17 @@ def test_a_key_from_the_system_is_not_said_to_be_a_seed(capsys):
     assert "seed" not in capsys.readouterr().out
 
 
+def test_a_terminal_gets_a_bar_with_loss_epsilon_and_time_left(monkeypatch):
+    pytest.importorskip("tqdm")
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    run(logging=training.Logging(every=6))
+    said = terminal.getvalue()
+    bar = r"100%.*12/12 \[\d\d:\d\d<\d\d:\d\d.*loss 0\.\d+  epsilon [\d.]+  test_acc"
+    assert re.search(bar, said.split("\r")[-1])
+
+
 def test_nothing_is_shown_when_nothing_is_asked_for(capsys):
     run()
     assert capsys.readouterr() == ("", "")
@@ -348,6 +363,7 @@ def test_nothing_is_shown_when_nothing_is_asked_for(capsys):
         ({"engine": "warp"}, ValueError, "engine='warp'"),
         ({"resume": True}, folder.RunFolderError, "run_dir=None"),
         ({"key": 1.5}, TypeError, "key=1.5"),
+        ({"settings": {"a": object()}}, TypeError, "a value that JSON can hold"),
         ({"optimizer": optimizers.dpsgd(0.1, 1.0, 1.0, 0)}, ValueError, "Expected"),
     ],
 )
@@ -429,6 +445,19 @@ def test_the_run_folder_holds_what_the_report_reads(tmp_path):
     assert summary["public"] == result.public
     assert summary["sha256"]["metrics"] == result.summary["sha256"]["metrics"]
     assert checkpoints.steps(path / "checkpoints") == [10, 12]
+
+
+@needs_orbax
+def test_parameters_and_their_average_are_loaded_from_the_folder(tmp_path):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    result = run(params=half, ema_decay=0.9, run_dir=tmp_path / "run")
+    for average, expected in ((False, result.params), (True, result.average)):
+        loaded = training.load_params(tmp_path / "run", half, average=average)
+        assert fingerprint.tree_digest(loaded) == fingerprint.tree_digest(expected)
+    with pytest.raises(training.CheckpointError, match=r"leaf \['b'\] is bfloat16"):
+        training.load_params(tmp_path / "run", half | {"b": half["w"]})
+    with pytest.raises(training.CheckpointError, match="a run with a checkpoint"):
+        training.load_params(tmp_path, half)
 
 
 @needs_orbax
@@ -667,6 +696,17 @@ def test_other_initial_parameters_are_refused_without_a_checkpoint(tmp_path):
 
 
 @needs_orbax
+def test_a_checkpoint_of_a_run_with_another_key_is_refused(tmp_path):
+    for key in (7, 8):
+        with pytest.raises(training.Interrupted):
+            resumable(tmp_path / str(key), evaluate=interrupting(3), key=key)
+    shutil.rmtree(tmp_path / "7" / "checkpoints")
+    (tmp_path / "8" / "checkpoints").rename(tmp_path / "7" / "checkpoints")
+    with pytest.raises(training.ResumeError, match="one with another key"):
+        resumable(tmp_path / "7", resume=True)
+
+
+@needs_orbax
 @pytest.mark.parametrize("name", ["config.json", "private.json"])
 def test_a_torn_file_of_the_run_is_named(tmp_path, name):
     path = tmp_path / "run"
@@ -684,6 +724,7 @@ def test_another_version_is_mentioned(tmp_path, capsys):
         resumable(path, evaluate=interrupting(3))
     config = json.loads((path / "config.json").read_text())
     config["versions"]["jax"] = "0.0.1"
+    config["model"]["loss"] = "what the older version traced"
     (path / "config.json").write_text(json.dumps(config))
     resumable(path, resume=True, logging=training.Logging(every=3))
     assert "version of jax was '0.0.1'" in capsys.readouterr().err

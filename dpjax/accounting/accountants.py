@@ -16,10 +16,10 @@ class Accountant(NamedTuple):
     """What an accountant must offer.
 
     Attributes:
-      epsilon: `(parts, delta, relation) -> Epsilon`, where parts (events.take_apart) are
-        not empty, none of them is without privacy, and delta is in (0, 1).
-      curve: `(parts, delta, relation, steps) -> epsilons`, the same after each number of
-        steps, one step releasing the parts: (steps,), and 0 after 0 steps.
+      epsilon: `(parts, delta, relation) -> Epsilon`. The parts, of `events.take_apart`,
+        are not empty, none of them is `NON_PRIVATE`, and delta is in (0, 1).
+      curve: `(parts, delta, relation, steps) -> epsilons`: the same after each number
+        of steps, one step releasing the parts: (steps,), and 0 after 0 steps.
     """
 
     epsilon: Callable[[events.Parts, float, events.Relation], Epsilon]

@@ -11,7 +11,7 @@ from dpjax.accounting.epsilon import AccountingError
 
 _LEAST_NOISE = 2.0**-10
 _MOST_NOISE = 2.0**40
-_MOST_STEPS = 2**36
+_MOST_STEPS = 2**33
 _PRECISION = 1e-5
 
 
@@ -95,7 +95,7 @@ def calibrate_noise_multiplier(
       ...     target_epsilon=3.0, delta=1e-4, sampling_prob=0.25, num_steps=120
       ... )
       >>> round(noise, 3)
-      3.418
+      3.498
     """
     _check.integer("num_steps", num_steps, minimum=1)
     return calibrate_event(
@@ -125,7 +125,7 @@ def calibrate_num_steps(
 
     Raises:
       ValueError: a setting is out of range, or there is no such accountant.
-      AccountingError: not even one step meets the target, or 2^36 steps do; the message
+      AccountingError: not even one step meets the target, or 2^33 steps do; the message
         has the nearest epsilon.
 
     Guarantee: the epsilon of the number returned has been evaluated and is at most
@@ -175,10 +175,9 @@ def _bracket_noise(
         if (there[1] <= 0) != inside:
             return (here, there) if inside else (there, here)
         here = there
-    nearest = target * math.exp(here[1])
-    bound = "below" if inside else "of at least"
-    what = f"a target {bound} {nearest:.6g}, the epsilon of noise multiplier {here[0]}"
-    raise _impossible(what, target)
+    raise _impossible(
+        "<" if inside else ">=", here, f"noise multiplier {here[0]}", target
+    )
 
 
 def _bracket_steps(
@@ -187,20 +186,24 @@ def _bracket_steps(
     """Return numbers of steps within and beyond the target."""
     here = (1.0, gap(1.0))
     if here[1] > 0:
-        nearest = target * math.exp(here[1])
-        raise _impossible(f"a target of at least {nearest:.6g}, one step's", target)
+        raise _impossible(">=", here, "one step", target)
     while here[0] < _MOST_STEPS:
-        there = (min(8 * here[0], _MOST_STEPS), 0.0)
-        there = (there[0], gap(there[0]))
+        steps = min(8 * here[0], _MOST_STEPS)
+        there = (steps, gap(steps))
         if there[1] > 0:
             return here, there
         here = there
-    nearest = target * math.exp(here[1])
-    raise _impossible(f"a target below {nearest:.6g}, that of 2^36 steps", target)
+    raise _impossible("<", here, "2^33 steps", target)
 
 
-def _impossible(what: str, target: float) -> AccountingError:
-    return AccountingError(f"Expected {what}, got target_epsilon={target!r}.")
+def _impossible(
+    relation: str, nearest: _Point, setting: str, target: float
+) -> AccountingError:
+    epsilon = target * math.exp(nearest[1])
+    return AccountingError(
+        f"Expected a target {relation} {epsilon:.6g}, which {setting} costs, got "
+        f"target_epsilon={target!r}."
+    )
 
 
 def _close_in(
@@ -211,8 +214,8 @@ def _close_in(
 ) -> float:
     """Return the setting within the target that is next to one beyond it.
 
-    False position on log epsilon over log setting, where both are nearly linear. The end
-    that stays while the other moves twice counts half (the Illinois rule).
+    False position on log epsilon over log setting, which is nearly a straight line. The
+    end that stays while the other moves twice counts half (the Illinois rule).
     """
     settings = {True: within[0], False: beyond[0]}
     gaps = {True: within[1], False: beyond[1]}
@@ -240,7 +243,7 @@ def _between_noises(guess: float, within: float, beyond: float) -> float | None:
 
 
 def _between_steps(guess: float, within: float, beyond: float) -> float | None:
-    """Return `guess` as a whole number between the ends, or None where there is none."""
+    """Return `guess` as a whole number between the ends, or None if there is none."""
     if beyond - within <= 1:
         return None
     return min(max(float(round(guess)), within + 1), beyond - 1)

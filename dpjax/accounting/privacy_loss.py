@@ -8,7 +8,7 @@ sets have, in the worst case and along the one direction that matters, the laws
     Q = (1 - q) N(0, s^2) + q N(-1, s^2)     replace one
 
 An output x has the privacy loss L(x) = log P(x)/Q(x), which grows with x. What matters
-is the law of L(x) for x drawn from P ("remove"), and that of -L(x) for x from Q ("add").
+is the law of L(x) for x drawn from P ("remove"), and of -L(x) for x from Q ("add").
 """
 
 import dataclasses
@@ -182,9 +182,11 @@ def _connect_the_dots(
     upper = (1 - q) * unsampled + q * plus
     lower = (1 - q) * unsampled + q * minus
     # Of a cell's mass P, the share up moves to its upper end, with Q kept:
-    # up (1 - e^-interval) = P - e^loss Q, written without its cancellation.
+    # up (1 - e^-interval) = P - e^loss Q. Small losses would cancel nearly all of it.
     exponents = np.minimum(losses, _LARGEST_EXPONENT)
-    excess = q * (plus - minus)[1:-1] - np.expm1(exponents[:-1]) * lower[1:-1]
+    small = q * (plus - minus)[1:-1] - np.expm1(exponents[:-1]) * lower[1:-1]
+    large = upper[1:-1] - np.exp(exponents[:-1]) * lower[1:-1]
+    excess = np.where(np.abs(exponents[:-1]) < 0.5, small, large)
     up = np.clip(excess / -math.expm1(-interval), 0.0, upper[1:-1])
     top = min(upper[-1], lower[-1] * math.exp(exponents[-1]))
     bottom = upper[0]

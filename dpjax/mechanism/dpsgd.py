@@ -111,7 +111,7 @@ class DPSGD(Batches):
         """Return a copy with the least noise whose epsilon is at most the target.
 
         Raises:
-          AccountingError: no noise reaches the target.
+          AccountingError: no noise reaches the target, or every noise does.
         """
         multiplier = accounting.calibrate_event(
             lambda candidate: self._event(candidate, self.num_steps),

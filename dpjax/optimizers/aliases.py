@@ -36,7 +36,9 @@ def privatize(
       or `None` with `loss_fn=` and `batch=`.
 
     Guarantee:
-      That of `differentially_private_aggregate`; the optimizer is post-processing.
+      That of `differentially_private_aggregate`; the optimizer is post-processing. It
+      is given the further arguments of `update` too (`value=`, `value_fn=`, ...): what
+      is in them must be public, or it is not protected.
     """
     private = differentially_private_aggregate(
         l2_norm_clip,

@@ -81,7 +81,8 @@ def the_private_state(opt_state: ArrayTree) -> PrivateAggregateState:
         raise ValueError(
             "Expected exactly one private transformation, got "
             f"{len(found)} in a state of structure {jax.tree.structure(opt_state)}. "
-            "Several on one batch have no sum; none means that no noise was added."
+            "Several on one batch have no sum; none means that no noise was added, or "
+            "that a checkpoint was restored without its types."
         )
     _refuse_accumulation(opt_state)
     return found[0]

@@ -2,13 +2,20 @@
 
 from dpjax.training.checkpoints import CheckpointError, Checkpointing
 from dpjax.training.files import WriteError
-from dpjax.training.flags import apply_defaults, define_flags, read_flags, settings
+from dpjax.training.flags import (
+    apply_defaults,
+    define_flags,
+    flag_settings,
+    read_flags,
+)
 from dpjax.training.folder import ResumeError, RunFolderError, run_key
 from dpjax.training.interrupts import Interrupted
-from dpjax.training.loop import FitResult, fit
+from dpjax.training.loading import load_params
+from dpjax.training.loop import fit
 from dpjax.training.metrics import MetricsError
 from dpjax.training.options import FlagError, Options
 from dpjax.training.request import Logging
+from dpjax.training.result import FitResult
 
 __all__ = [
     "CheckpointError",
@@ -25,7 +32,8 @@ __all__ = [
     "apply_defaults",
     "define_flags",
     "fit",
+    "flag_settings",
+    "load_params",
     "read_flags",
     "run_key",
-    "settings",
 ]

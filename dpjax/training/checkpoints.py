@@ -105,12 +105,15 @@ def save(
         _remove(directory / str(old))
 
 
-def restore(directory: pathlib.Path, like: ArrayTree) -> Restored | None:
+def restore(
+    directory: pathlib.Path, like: ArrayTree, *, below: str = ""
+) -> Restored | None:
     """Read the newest whole checkpoint, or None where none was ever written.
 
     Args:
       directory: where all checkpoints of the run are.
       like: pytree of the structure, shapes and dtypes to give back.
+      below: beginning of the names of the leaves to give back; the others are left out.
 
     Raises:
       CheckpointError: there are checkpoints, but none is whole; or the newest whole one
@@ -125,7 +128,12 @@ def restore(directory: pathlib.Path, like: ArrayTree) -> Restored | None:
         except Exception as error:
             refused[path] = f"checkpoint {step} is damaged: {_one_line(error)}"
             continue
-        tree = _unflatten(like, leaves, path)
+        part = {
+            name.removeprefix(below): leaf
+            for name, leaf in leaves.items()
+            if name.startswith(below)
+        }
+        tree = _unflatten(like, part, path)
         for damaged in refused:
             _set_aside(damaged)
         return Restored(step, tree, record, tuple(refused.values()))

@@ -35,6 +35,11 @@ def encode(value: Any, *, indent: int | None = None) -> bytes:
     return (text + "\n").encode()
 
 
+def json_copy(value: Any) -> Any:
+    """Return `value` as it comes back from a JSON file."""
+    return json.loads(encode(value))
+
+
 def _number(value: Any) -> Any:
     """Return a NumPy or JAX scalar as the Python number that JSON knows."""
     if hasattr(value, "item"):

@@ -119,7 +119,7 @@ def _require(condition: Any, what: str) -> None:
         raise FlagError(f"Expected {what}.")
 
 
-def settings(flag_values: flags.FlagValues, names: list[str]) -> dict[str, Any]:
+def flag_settings(flag_values: flags.FlagValues, names: list[str]) -> dict[str, Any]:
     """Return the flags that make a run what it is, to be kept in its config.json.
 
     Left out are those that change no number (where the run folder is, how often a

@@ -35,6 +35,8 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 
+_OF_VERSIONS = ("loss", "optimizer")
+
 
 class RunFolderError(ValueError):
     """The run folder cannot be used as asked."""
@@ -147,8 +149,11 @@ def check_same(path: pathlib.Path, config: dict[str, Any], data: str) -> Saved:
       ResumeError: they differ; the message says in what.
     """
     saved, private = _read(path / CONFIG), _read(path / PRIVATE)
-    now = json.loads(files.encode(config))
+    now = files.json_copy(config)
     changed = _differences(saved.pop("versions", {}), now.pop("versions", {}))
+    if changed:  # the same program then has another hash
+        for config_ in (saved, now):
+            config_["model"] = config_["model"] | dict.fromkeys(_OF_VERSIONS)
     differences = _differences(saved, now)
     if private.get("data") != data:
         differences.append("the data are not the same")

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from dpjax.training import checkpoints, files, folder, metrics
 from dpjax.training.plan import Plan
 from dpjax.training.step import TrainState
@@ -64,6 +66,11 @@ class Journal:
                 )
             metrics.cut(path / folder.METRICS, metrics.EMPTY)
             return self.plan.state
+        if not np.array_equal(found.tree["key_words"], self.plan.key_words):
+            raise folder.ResumeError(
+                "Expected a checkpoint of this run, got one with another key in "
+                f"{str(directory)!r}."
+            )
         self.notes += found.refused
         self.notes.append(f"going on from step {found.step}")
         metrics.cut(path / folder.METRICS, metrics.Mark(**found.record["metrics"]))

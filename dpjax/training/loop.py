@@ -1,6 +1,5 @@
 """fit: the training loop."""
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -8,44 +7,14 @@ from typing import Any
 import jax
 import optax
 
-from dpjax.training import budget, fingerprint, interrupts, journal, metrics
+from dpjax.training import budget, interrupts, journal, metrics
 from dpjax.training.checkpoints import Checkpointing
 from dpjax.training.plan import Plan, make_plan
 from dpjax.training.progress import Progress, closing_lines
 from dpjax.training.request import Evaluate, Logging, Mechanism, Request
+from dpjax.training.result import FitResult, make_result
 from dpjax.training.step import Loss, TrainState, averaged_params
 from dpjax.types import ArrayTree, KeyLike, LossFn, Params
-
-
-@dataclasses.dataclass(frozen=True)
-class FitResult:
-    """What a run gives.
-
-    Attributes:
-      params: the parameters after the last step.
-      average: their exponential moving average, or None without `ema_decay`.
-      opt_state: state of the private optimizer.
-      steps: steps done.
-      status: "finished", or "stopped_at_budget".
-      epsilon: what was spent, by accountant ("pld", "rdp"); empty without a delta.
-      delta: the delta of `epsilon`.
-      public: the last evaluation.
-      history: the lines of metrics.jsonl. What stands under "not_private" is raw.
-      summary: the object of summary.json.
-      run_dir: the run folder, or None.
-    """
-
-    params: Params
-    average: Params | None
-    opt_state: ArrayTree
-    steps: int
-    status: str
-    epsilon: dict[str, float]
-    delta: float | None
-    public: dict[str, Any]
-    history: list[dict[str, Any]]
-    summary: dict[str, Any]
-    run_dir: pathlib.Path | None
 
 
 def fit(
@@ -123,6 +92,16 @@ def fit(
     them alone are (epsilon, delta)-private for the mechanism's neighbouring relation,
     with the number of examples and all arguments but `data` public, and `key` secret.
     Metrics under "not_private" and what the progress bar shows of the loss are not.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from dpjax import mechanism
+      >>> plan = mechanism.DPSGD(num_examples=100, expected_batch_size=20, num_steps=5,
+      ...                        l2_norm_clip=1.0, noise_multiplier=2.0)
+      >>> result = fit(plan, lambda w, x: (w - x) ** 2, jnp.zeros(()), jnp.ones(100),
+      ...              optax.sgd(0.1), delta=1e-5, logging=Logging(progress=False))
+      >>> result.steps, round(result.epsilon["pld"], 2)
+      (5, 1.21)
     """
     request = Request(
         mechanism=mechanism,
@@ -156,7 +135,7 @@ def _run(records: journal.Journal) -> FitResult:
         state = _train(plan, state, records, progress)
     finally:
         progress.close()
-    result = _result(plan, state, records)
+    result = make_result(state, records)
     if show:
         seeded = not plan.key_words[0]
         described = plan.config["mechanism"]
@@ -208,41 +187,3 @@ def _evaluate(plan: Plan, state: TrainState) -> dict[str, float]:
     average = averaged_params(state)
     values = plan.request.evaluate(state.params if average is None else average)
     return {name: float(value) for name, value in values.items()}
-
-
-def _result(plan: Plan, state: TrainState, records: journal.Journal) -> FitResult:
-    request, last = plan.request, records.history[-1] if records.history else None
-    finished = plan.last_step == request.mechanism.num_steps
-    epsilon = plan.epsilon.get(plan.last_step, {})
-    average = averaged_params(state)
-    released = state.params if average is None else (state.params, average)
-    digests = {
-        "params": fingerprint.tree_digest(released),
-        "metrics": records.metrics_digest(),
-    }
-    summary = records.finish(
-        {
-            "status": "finished" if finished else "stopped_at_budget",
-            "private": request.is_private,
-            "steps": plan.last_step,
-            "epsilon": epsilon,
-            "delta": request.delta,
-            "public": last["public"] if last else {},
-            "non_finite_examples": int(state.non_finite),
-            "elapsed_seconds": records.elapsed_seconds,
-            "sha256": digests,
-        }
-    )
-    return FitResult(
-        params=state.params,
-        average=average,
-        opt_state=state.opt_state,
-        steps=plan.last_step,
-        status=summary["status"],
-        epsilon=epsilon,
-        delta=request.delta,
-        public=summary["public"],
-        history=records.history,
-        summary=summary,
-        run_dir=request.run_dir,
-    )

@@ -1,6 +1,7 @@
 """What a person sees of a run: a bar, or plain lines where there is no terminal."""
 
 import math
+import shutil
 import sys
 import time
 from typing import Any
@@ -9,6 +10,8 @@ try:
     from tqdm import tqdm
 except ImportError:  # the extra `train` is not installed: plain lines
     tqdm = None
+
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 class Progress:
@@ -26,12 +29,13 @@ class Progress:
         self._began: tuple[float, int] | None = None
         self._bar: Any = None
         if enabled and tqdm is not None and sys.stderr.isatty():
+            size = shutil.get_terminal_size()  # never 0, as tqdm's own may be
             self._bar = tqdm(
                 total=total,
                 initial=done,
-                unit="step",
-                dynamic_ncols=True,
-                smoothing=0.1,
+                bar_format=_BAR,
+                ncols=size.columns,
+                nrows=size.lines,
             )
 
     def advance(self, line: dict[str, Any] | None) -> None:

@@ -89,7 +89,7 @@ def initial_state(
     """
     params = jax.tree.map(_strong, params)
     opt_state = jax.tree.map(_strong, optimizer.init(params))
-    average = jax.tree.map(_at_least_float32, params) if averaged else None
+    average = jax.tree.map(at_least_float32, params) if averaged else None
     zero = jnp.zeros((), jnp.int32)
     return TrainState(params, opt_state, average, zero, zero)
 
@@ -98,7 +98,8 @@ def _strong(leaf: Any) -> jax.Array:
     return jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True)
 
 
-def _at_least_float32(leaf: jax.Array) -> jax.Array:
+def at_least_float32(leaf: jax.Array) -> jax.Array:
+    """Return a leaf in the dtype in which it is averaged."""
     return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 

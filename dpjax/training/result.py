@@ -1,0 +1,81 @@
+"""What a run gives."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from dpjax.training import fingerprint
+from dpjax.training.journal import Journal
+from dpjax.training.step import TrainState, averaged_params
+from dpjax.types import ArrayTree, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What a run gives.
+
+    Attributes:
+      params: the parameters after the last step.
+      average: their exponential moving average, or None without `ema_decay`.
+      opt_state: state of the private optimizer.
+      steps: steps done.
+      status: "finished", or "stopped_at_budget".
+      epsilon: what was spent, by accountant ("pld", "rdp"); empty without a delta.
+      delta: the delta of `epsilon`.
+      public: the last evaluation.
+      history: the lines of metrics.jsonl. What stands under "not_private" is raw.
+      summary: the object of summary.json.
+      run_dir: the run folder, or None.
+    """
+
+    params: Params
+    average: Params | None
+    opt_state: ArrayTree
+    steps: int
+    status: str
+    epsilon: dict[str, float]
+    delta: float | None
+    public: dict[str, Any]
+    history: list[dict[str, Any]]
+    summary: dict[str, Any]
+    run_dir: pathlib.Path | None
+
+
+def make_result(state: TrainState, records: Journal) -> FitResult:
+    """Write the summary of a run that has ended; return what it gives."""
+    plan = records.plan
+    request, last = plan.request, records.history[-1] if records.history else None
+    finished = plan.last_step == request.mechanism.num_steps
+    epsilon = plan.epsilon.get(plan.last_step, {})
+    average = averaged_params(state)
+    released = state.params if average is None else (state.params, average)
+    digests = {
+        "params": fingerprint.tree_digest(released),
+        "metrics": records.metrics_digest(),
+    }
+    summary = records.finish(
+        {
+            "status": "finished" if finished else "stopped_at_budget",
+            "private": request.is_private,
+            "steps": plan.last_step,
+            "epsilon": epsilon,
+            "delta": request.delta,
+            "public": last["public"] if last else {},
+            "non_finite_examples": int(state.non_finite),
+            "elapsed_seconds": records.elapsed_seconds,
+            "sha256": digests,
+        }
+    )
+    return FitResult(
+        params=state.params,
+        average=average,
+        opt_state=state.opt_state,
+        steps=plan.last_step,
+        status=summary["status"],
+        epsilon=epsilon,
+        delta=request.delta,
+        public=summary["public"],
+        history=records.history,
+        summary=summary,
+        run_dir=request.run_dir,
+    )

@@ -1,0 +1,54 @@
+"""Epsilon over the steps of a run."""
+
+import math
+
+import numpy as np
+import pytest
+
+from dpjax.accounting import epsilon_curve, pld_epsilon, rdp_epsilon
+
+STEP = {"noise_multiplier": 1.0, "sampling_prob": 0.02, "delta": 1e-5}
+EPSILON_OF = {"pld": pld_epsilon, "rdp": rdp_epsilon}
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("rate", [0.02, 1.0])
+def test_curve_agrees_with_single_numbers(accountant, rate):
+    step = STEP | {"sampling_prob": rate}
+    steps = [0, 1, 5, 5, 400]
+    curve = epsilon_curve(steps=steps, accountant=accountant, **step)
+    singles = [EPSILON_OF[accountant](num_steps=n, **step) for n in steps]
+    assert curve.dtype == np.float64
+    np.testing.assert_allclose(curve, singles, rtol=1e-4)
+    assert curve[0] == 0
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_curve_never_decreases(accountant):
+    curve = epsilon_curve(steps=range(40), accountant=accountant, **STEP)
+    assert (np.diff(curve) >= 0).all()
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_ends_of_the_curve_are_defined(accountant):
+    without_noise = STEP | {"noise_multiplier": 0.0}
+    curve = epsilon_curve(steps=[0, 1], accountant=accountant, **without_noise)
+    assert curve.tolist() == [0.0, math.inf]
+    assert epsilon_curve(steps=[], accountant=accountant, **STEP).shape == (0,)
+    assert epsilon_curve(steps=[0], accountant=accountant, **STEP).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"steps": [2, 1]}, ValueError, "increasing order, got steps="),
+        ({"steps": [-1]}, ValueError, "steps=-1"),
+        ({"steps": [1.5]}, TypeError, "steps=1.5"),
+        ({"delta": 0.0}, ValueError, "delta=0.0"),
+        ({"sampling_prob": 2.0}, ValueError, "sampling_prob=2.0"),
+        ({"accountant": "exact"}, ValueError, "'pld', 'rdp', got accountant='exact'"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(wrong, error, message):
+    with pytest.raises(error, match=message):
+        epsilon_curve(**({"steps": [1]} | STEP | wrong))
