@@ -95,13 +95,13 @@ def test_a_target_below_what_other_parts_cost_names_the_nearest():
             [fixed, dp_accounting.GaussianDpEvent(noise)]
         )
 
-    with pytest.raises(AccountingError, match=r"target >= 4\.377.*target_epsilon=1\.0"):
+    with pytest.raises(AccountingError, match=r"at least 4\.377.*target_epsilon=1\.0"):
         calibrate_event(make_event, target_epsilon=1.0, delta=1e-5)
 
 
 def test_a_target_that_needs_no_noise_names_the_nearest():
     # One of 10^9 examples is ever looked at: with delta = 1e-3 this costs nothing.
-    with pytest.raises(AccountingError, match="target < 0, .*target_epsilon=1.0"):
+    with pytest.raises(AccountingError, match=r"at most 0, .*target_epsilon=1\.0"):
         calibrate_event(
             lambda noise: sampled(noise, 1e-9), target_epsilon=1.0, delta=1e-3
         )
@@ -112,7 +112,7 @@ def test_a_target_that_needs_no_noise_names_the_nearest():
 def test_a_target_below_the_cost_of_one_step_names_that_cost(noise, accountant):
     run = {"noise_multiplier": noise, "sampling_prob": 0.5, "delta": 1e-5}
     cost = EPSILON_OF[accountant](num_steps=1, **run)
-    with pytest.raises(AccountingError, match=f"target >= {cost:.6g}, which one step"):
+    with pytest.raises(AccountingError, match=f"at least {cost:.6g}, which one step"):
         calibrate_num_steps(target_epsilon=0.5, accountant=accountant, **run)
 
 

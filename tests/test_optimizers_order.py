@@ -28,7 +28,7 @@ def wrapped(function):
         return private, (inner, memory)
 
     def init(params):
-        return AGGREGATE.init(params), jnp.zeros(())
+        return AGGREGATE.init(params), (jnp.zeros(()), jnp.zeros(()))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -162,7 +162,11 @@ REFUSED = {
         LEAKS,
     ),
     "raw gradients of the step before": (
-        wrapped(lambda raw, private, m: (shifted(private, m), total(raw))),
+        wrapped(lambda raw, private, m: (shifted(private, m[0]), (total(raw), m[1]))),
+        LEAKS,
+    ),
+    "raw gradients of two steps before": (
+        wrapped(lambda raw, private, m: (shifted(private, m[1]), (total(raw), m[0]))),
         LEAKS,
     ),
     "clip norm from the batch": (
@@ -197,7 +201,8 @@ def test_order_that_cannot_be_private_is_refused_by_its_cause(optimizer, cause):
 
 
 def test_raw_gradients_that_are_kept_and_never_used_are_lawful():
-    check_optimizer(wrapped(lambda raw, private, m: (private, total(raw))), PARAMS)
+    kept = wrapped(lambda raw, private, m: (private, (total(raw), m[0])))
+    check_optimizer(kept, PARAMS)
 
 
 def test_refusal_names_the_way_out():

@@ -176,7 +176,7 @@ def _bracket_noise(
             return (here, there) if inside else (there, here)
         here = there
     raise _impossible(
-        "<" if inside else ">=", here, f"noise multiplier {here[0]}", target
+        "most" if inside else "least", here, f"noise multiplier {here[0]}", target
     )
 
 
@@ -186,22 +186,22 @@ def _bracket_steps(
     """Return numbers of steps within and beyond the target."""
     here = (1.0, gap(1.0))
     if here[1] > 0:
-        raise _impossible(">=", here, "one step", target)
+        raise _impossible("least", here, "one step", target)
     while here[0] < _MOST_STEPS:
         steps = min(8 * here[0], _MOST_STEPS)
         there = (steps, gap(steps))
         if there[1] > 0:
             return here, there
         here = there
-    raise _impossible("<", here, "2^33 steps", target)
+    raise _impossible("most", here, "2^33 steps", target)
 
 
 def _impossible(
-    relation: str, nearest: _Point, setting: str, target: float
+    end: str, nearest: _Point, setting: str, target: float
 ) -> AccountingError:
     epsilon = target * math.exp(nearest[1])
     return AccountingError(
-        f"Expected a target {relation} {epsilon:.6g}, which {setting} costs, got "
+        f"Expected a target of at {end} {epsilon:.6g}, which {setting} costs, got "
         f"target_epsilon={target!r}."
     )
 

@@ -149,6 +149,9 @@ def _plain_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
 
 def _rough_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return the Renyi bound, or where there is none, that of releases not sampled."""
+    distance = sum(count * _pair(part, relation).distance for part, count in parts)
+    if distance <= delta:
+        return Epsilon(0.0, error=0.0, method="pld")
     if relation != Relation.REPLACE_ONE:
         return rdp.epsilon(parts, delta, relation)
     plain = [(part.event if _is_sampled(part) else part, n) for part, n in parts]

@@ -9,7 +9,6 @@ import numpy as np
 from dpjax import _check
 from dpjax.types import ArrayTree, LossFn, Params
 
-
 _TRIALS = 4
 
 
@@ -24,11 +23,11 @@ def check_example_independence(
 
     Batch normalisation, contrastive losses, or a softmax over the batch axis make every
     example's gradient a function of the others. Clipping "one example's gradient" then
-    bounds nothing. Two rows are replaced, one at a time and together, several times. A loss for each
-    row must not change in the other rows; for a loss of the whole batch, the effects of
-    the two on the loss and on its gradient must add up (a mixed second difference of
-    zero), as they do for any sum or mean over examples, with any term that depends on
-    the parameters alone.
+    bounds nothing. Two rows are replaced, one at a time and together, several times. A
+    loss for each row must not change in the other rows; for a loss of the whole batch,
+    the effects of the two on the loss and on its gradient must add up (a mixed second
+    difference of zero), as they do for any sum or mean over examples, with any term
+    that depends on the parameters alone.
 
     Args:
       loss_fn: `loss_fn(params, *batch)`, a batched loss that returns losses `(batch,)`
