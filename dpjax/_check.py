@@ -96,8 +96,8 @@ def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """Return a readable name of a pytree path, such as `params['dense']['kernel']`."""
-    return jax.tree_util.keystr(tuple(path)) or "the only leaf"
+    """Return a pytree path as it reads in Python: `['dense']['kernel']`, "" at root."""
+    return jax.tree_util.keystr(tuple(path))
 
 
 def float_leaves(name: str, tree: ArrayTree) -> None:

@@ -216,3 +216,11 @@ def test_complex_parameters_are_clipped_by_their_modulus():
     expected = (np.minimum(1, 0.2 / norms)[:, None] * np.asarray(raw)).sum(0)
     np.testing.assert_allclose(grads.sum, expected, rtol=1e-5)
     np.testing.assert_allclose(grads.per_example.grad_norm, norms, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int32"])
+def test_a_clip_norm_of_low_precision_bounds_as_tightly(dtype):
+    clip = jnp.asarray(3, dtype)
+    grads = clip_linear(jnp.zeros(50), jnp.full((1, 50), 0.7), l2_norm_clip=clip)
+    assert grads.sensitivity.dtype == jnp.float32
+    assert norm64(grads.sum) <= float(clip)

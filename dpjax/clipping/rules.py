@@ -125,7 +125,7 @@ def _clip_norm(value: Any) -> float | jax.Array:
         _check.fail("a scalar", "l2_norm_clip.shape", value.shape)
     if not _check.is_traced(value):
         _check.positive("l2_norm_clip", value)
-    return value
+    return value.astype(norms.working_dtype(value.dtype))
 
 
 def _group_factors(
