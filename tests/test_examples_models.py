@@ -137,9 +137,9 @@ def test_tanh_cnn_is_that_of_the_paper_on_centred_pixels():
     # 64*16+16 + 256*32+32 + 512*32+32 + 32*10+10
     assert count(params) == 26_010
     assert_trees_close(random_params(theirs, x), params, atol=0)
-    found, expected = jax.jit(lambda p: (ours.apply(p, x), theirs.apply(p, 3 * x - 0.75)))(
-        params
-    )
+    found, expected = jax.jit(
+        lambda p: (ours.apply(p, x), theirs.apply(p, 3 * x - 0.75))
+    )(params)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
