@@ -178,7 +178,9 @@ def check_full(directory, big):
     checkpoints.save(directory, 1, small, {}, keep=1)
     with pytest.raises(checkpoints.CheckpointError, match="Expected to write a check"):
         checkpoints.save(directory, 2, big, {}, keep=1)
-    assert os.listdir(directory) == ["1"]
+    # A thread of Orbax may end later and leave its remnant, under its own name.
+    names = [name for name in os.listdir(directory) if storage.UNFINISHED not in name]
+    assert names == ["1"]
     assert checkpoints.restore(directory, small).step == 1
 
 
@@ -196,7 +198,7 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, is_announ
         noise = np.random.default_rng(0).normal(size=1 << 18)
         check_full(disk / "checkpoints", {"a": noise})
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_disk_without_room_is_refused_where_space_cannot_be_reserved(
