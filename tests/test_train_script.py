@@ -214,10 +214,16 @@ def environment(tmp_path_factory):
     }
 
 
+def heeds_ctrl_c():
+    """Undo what a shell does to jobs in the background: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(environment, *arguments, command=(sys.executable,), **keywords):
     return subprocess.Popen(
         [*command, str(SCRIPT), *arguments],
         env=environment,
+        preexec_fn=heeds_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
