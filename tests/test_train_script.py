@@ -1,5 +1,6 @@
 """examples/train.py: its flags, and that stopping it loses nothing."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -214,21 +215,26 @@ def environment(tmp_path_factory):
     }
 
 
-def heeds_ctrl_c():
-    """Undo what a shell does to jobs in the background: they ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@contextlib.contextmanager
+def heeding_ctrl_c():
+    """Start no process that ignores SIGINT, as a shell's jobs in the background do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def start(environment, *arguments, command=(sys.executable,), **keywords):
-    return subprocess.Popen(
-        [*command, str(SCRIPT), *arguments],
-        env=environment,
-        preexec_fn=heeds_ctrl_c,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **keywords,
-    )
+    with heeding_ctrl_c():
+        return subprocess.Popen(
+            [*command, str(SCRIPT), *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **keywords,
+        )
 
 
 def finish(process):
