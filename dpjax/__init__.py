@@ -2,7 +2,6 @@
 
 from dpjax import accounting, clipping, noise, sampling
 from dpjax.accounting import (
-    BudgetExceeded,
     Epsilon,
     calibrate_noise_multiplier,
     calibrate_num_steps,
@@ -32,7 +31,6 @@ from dpjax.optimizers import (
 
 __all__ = [
     "DPSGD",
-    "BudgetExceeded",
     "ClippedGrads",
     "Epsilon",
     "NonPrivate",

@@ -5,7 +5,6 @@ them; events, Renyi divergences and the losses of other mechanisms are dp_accoun
 """
 
 from dpjax.accounting.accountants import event_epsilon, pld_epsilon, rdp_epsilon
-from dpjax.accounting.budget import BudgetExceeded
 from dpjax.accounting.calibration import (
     calibrate_event,
     calibrate_noise_multiplier,
@@ -16,7 +15,6 @@ from dpjax.accounting.epsilon import AccountingError, Epsilon
 
 __all__ = [
     "AccountingError",
-    "BudgetExceeded",
     "Epsilon",
     "calibrate_event",
     "calibrate_noise_multiplier",
