@@ -19,3 +19,9 @@ hypothesis.settings.register_profile(
     "dpjax", derandomize=True, deadline=None, database=None
 )
 hypothesis.settings.load_profile("dpjax")
+
+# Run by an interpreter of their own, which has what they import.
+collect_ignore_glob = [
+    "benchmarks/opacus_worker.py",
+    "benchmarks/opacus_networks.py",
+]

@@ -199,6 +199,7 @@ EXTRAS = {
     "examples/": ["train"],
     "tests/": ["train", "test"],
     "tests/benchmarks/": ["train", "audit", "test", "bench"],
+    "tests/benchmarks/opacus_": ["opacus"],
 }
 
 

@@ -311,7 +311,11 @@ BAD_SETTINGS = {
     "clip not scalar": (dict(l2_norm_clip=jnp.ones(2)), ValueError, "scalar"),
     "zero microbatch": (dict(microbatch_size=0), ValueError, ">= 1"),
     "fractional microbatch": (dict(microbatch_size=2.5), TypeError, "integer"),
-    "unknown engine": (dict(engine="magic"), ValueError, "'auto', 'vmap'"),
+    "unknown engine": (
+        dict(engine="magic"),
+        ValueError,
+        "'auto', 'bookkeeping', 'vmap'",
+    ),
     "overlap": (dict(argnums=0, batch_argnums=(0, 1)), ValueError, "outside argnums"),
     "key is params": (dict(prng_argnum=0), ValueError, "not in"),
     "negative argnum": (dict(argnums=-1), ValueError, ">= 0"),

@@ -137,7 +137,7 @@ BAD_FLAGS = [
     (["--optimizer=lion"], "<sgd|momentum|adam|adamw>"),
     (["--schedule=step"], "<constant|cosine|warmup>"),
     (["--sampling=fixed"], "<poisson|shuffle>"),
-    (["--engine=warp"], "<auto|vmap>"),
+    (["--engine=warp"], "<auto|bookkeeping|vmap>"),
     (["--steps=1.5"], "--steps=1.5"),
     (["--steps=0"], "--steps=0"),
     (["--batch_size=-3"], "--batch_size=-3"),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax import _check
-from dpjax.clipping import rules, unclipped, vmapped
+from dpjax.clipping import bookkeeping, rules, unclipped, vmapped
 from dpjax.clipping.arguments import (
     Roles,
     as_mask,
@@ -33,7 +33,11 @@ __all__ = [
     "summed_grad",
 ]
 
-_ENGINES = {"auto": vmapped.clipped_sum, "vmap": vmapped.clipped_sum}
+_ENGINES = {
+    "auto": bookkeeping.clipped_sum,
+    "bookkeeping": bookkeeping.clipped_sum,
+    "vmap": vmapped.clipped_sum,
+}
 
 
 def clipped_grad(

@@ -44,7 +44,7 @@ def euclidean_norm(values: jax.Array) -> jax.Array:
       Array of shape `(...)`, in the dtype of `values`.
     """
     largest = jnp.max(jnp.abs(values), axis=-1, initial=0)
-    scale = _power_of_two_below(largest)
+    scale = power_of_two_below(largest)
     norm = scale * jnp.sqrt(pairwise_sum(jnp.square(values / scale[..., None])))
     return jnp.where(jnp.isfinite(largest), norm, largest)
 
@@ -85,7 +85,8 @@ def _tree_depth(count: int) -> int:
     return 2 * math.ceil(math.log2(max(count, 1)) / 2)
 
 
-def _power_of_two_below(value: jax.Array) -> jax.Array:
+def power_of_two_below(value: jax.Array) -> jax.Array:
+    """Return the largest power of two that is at most `value`, within the dtype."""
     info = jnp.finfo(value.dtype)
     _, exponent = jnp.frexp(jnp.where(jnp.isfinite(value), value, 1))
     exponent = jnp.clip(exponent - 1, info.minexp, info.maxexp - 1)

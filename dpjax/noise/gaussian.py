@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpjax import _check
-from dpjax.noise import keys
+from dpjax.noise import draws, keys, threefry
 from dpjax.types import ArrayTree
 
 DOMAIN = "dpjax.noise.gaussian"
@@ -46,9 +46,10 @@ def gaussian_noise(
       Given a secret, uniformly drawn key: every value is normal with the stated
       standard deviation, and values of different leaves, steps and keys are
       independent, up to what threefry2x32 lets tell apart and up to floating point. The
-      latter is no small print: a float32 draw takes one of 2**23 values, none beyond
-      5.42 standard deviations. Attacks on that lattice (Mironov 2012) are outside of
-      what any epsilon of this library counts.
+      latter is no small print: a float32 draw is one of 2**64 values rounded to 24
+      bits, none beyond 6.77 standard deviations (a normal one is with probability
+      1.4e-11); a float64 draw, none beyond 9.2. Attacks on that lattice (Mironov 2012)
+      are outside of what any epsilon of this library counts.
 
     References:
       Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (threefry).
@@ -62,14 +63,26 @@ def gaussian_noise(
     """
     _check.float_leaves("like", like)
     paths_and_leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    words = _path_words([path for path, _ in paths_and_leaves])
-    key = keys.step_key(data, DOMAIN, step)
-    leaf_keys = jax.vmap(keys.fold_words, in_axes=(None, 0))(key, words)
+    key = jax.random.key_data(keys.step_key(data, DOMAIN, step))
+    leaf_keys = _leaf_keys(key, [path for path, _ in paths_and_leaves])
+    dtypes = [jnp.result_type(leaf) for _, leaf in paths_and_leaves]
+    specs = [
+        _spec(np.shape(leaf), dtype)
+        for (_, leaf), dtype in zip(paths_and_leaves, dtypes, strict=True)
+    ]
+    normals = draws.standard_normals(leaf_keys, tuple(specs))
     noise = [
-        _scaled_normal(leaf_keys[i], np.shape(leaf), jnp.result_type(leaf), stddev)
-        for i, (_, leaf) in enumerate(paths_and_leaves)
+        _scaled(values, dtype, stddev)
+        for values, dtype in zip(normals, dtypes, strict=True)
     ]
     return jax.tree.unflatten(treedef, noise)
+
+
+def _leaf_keys(key: jax.Array, paths: list[Any]) -> jax.Array:
+    """Return the key of each leaf, (leaves, 2): the block of its path's hash."""
+    words = jnp.asarray(_path_words(paths))
+    block = threefry.threefry2x32((key[0], key[1]), (words[:, 0], words[:, 1]))
+    return jnp.stack(block, axis=1)
 
 
 def _path_words(paths: list[Any]) -> np.ndarray:
@@ -84,24 +97,16 @@ def _path_words(paths: list[Any]) -> np.ndarray:
     return np.stack(hashes)
 
 
-def _scaled_normal(
-    key: jax.Array, shape: tuple[int, ...], dtype: Any, stddev: float | jax.Array
-) -> jax.Array:
-    """Return `stddev * N(0, I)` of at least 32 bits."""
-    is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-    real = jnp.dtype(jnp.float64 if _bits(dtype) == 64 else jnp.float32)
-    draws = jax.random.normal(key, (2, *shape) if is_complex else shape, real)
-    noise = _scale(stddev, real) * _sealed(draws)
-    return jax.lax.complex(noise[0], noise[1]) if is_complex else noise
+def _spec(shape: tuple[int, ...], dtype: Any) -> draws.Spec:
+    """Return shape and dtype of the real values that the noise of a leaf is made of."""
+    real = np.dtype(np.float64 if jnp.finfo(dtype).bits == 64 else np.float32)
+    return ((2, *shape) if _is_complex(dtype) else shape), real
 
 
-def _sealed(draws: jax.Array) -> jax.Array:
-    """Return `draws`, out of reach of the algebra that XLA does on the caller's code.
-
-    Without it a static `stddev` is merged into the constants of `normal`, a traced one
-    is not, and the last bit would depend on how the caller compiles.
-    """
-    return jax.lax.optimization_barrier(draws)
+def _scaled(values: jax.Array, dtype: Any, stddev: float | jax.Array) -> jax.Array:
+    """Return `stddev` times `values`; for a complex leaf, these are its two parts."""
+    noise = _scale(stddev, values.dtype) * values
+    return jax.lax.complex(noise[0], noise[1]) if _is_complex(dtype) else noise
 
 
 def _scale(stddev: float | jax.Array, dtype: Any) -> jax.Array:
@@ -119,6 +124,6 @@ def _scale(stddev: float | jax.Array, dtype: Any) -> jax.Array:
     return jnp.asarray(number, dtype)
 
 
-def _bits(dtype: Any) -> int:
-    """Return the width of a floating-point number (of one part, where complex)."""
-    return int(jnp.finfo(dtype).bits)
+def _is_complex(dtype: Any) -> bool:
+    """Tell whether a leaf's values have two parts."""
+    return bool(jnp.issubdtype(dtype, jnp.complexfloating))

@@ -14,7 +14,7 @@ from dpjax.training.request import Logging
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "warmup")
-ENGINES = ("auto", "vmap")
+ENGINES = ("auto", "bookkeeping", "vmap")
 SAMPLERS = ("poisson", "shuffle")
 
 

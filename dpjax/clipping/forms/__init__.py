@@ -1,0 +1,35 @@
+"""Per-example gradients, not formed: what is enough to measure and to sum them.
+
+A form stands for the gradients of a batch with respect to one weight, `(batch, *weight
+shape)`. It can tell their norms and their weighted sum, and can write them out where
+that is cheaper.
+"""
+
+from dpjax.clipping.forms.convolution import Convolution, Window
+from dpjax.clipping.forms.form import Form
+from dpjax.clipping.forms.formed import Formed, Nothing
+from dpjax.clipping.forms.joining import joined
+from dpjax.clipping.forms.layout import Layout
+from dpjax.clipping.forms.measuring import Norm
+from dpjax.clipping.forms.outer import Outer
+from dpjax.clipping.forms.tables import Rows, Table
+
+__all__ = [
+    "Convolution",
+    "Form",
+    "Formed",
+    "Layout",
+    "Norm",
+    "Nothing",
+    "Outer",
+    "Rows",
+    "Table",
+    "Window",
+    "joined",
+    "settled",
+]
+
+
+def settled(form: Form) -> Form:
+    """Return the form in which measuring and summing together cost least."""
+    return form.formed() if form.is_better_formed else form

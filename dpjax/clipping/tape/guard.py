@@ -1,0 +1,41 @@
+"""Keep a cotangent that is not finite from poisoning what it is multiplied with.
+
+A product over the batch gives NaN as soon as one factor is not finite, even at weight
+zero. Backward passes therefore write down finite numbers only: whatever is not finite
+becomes the largest number of its dtype, by which it is known again.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_vjp
+def guarded(value: jax.Array) -> jax.Array:
+    """Return `value`; cotangents that come back through it are finite."""
+    return value
+
+
+def _forward(value: jax.Array) -> tuple[jax.Array, None]:
+    return value, None
+
+
+def _backward(_: None, cotangent: jax.Array) -> tuple[jax.Array]:
+    return (finite(cotangent),)
+
+
+guarded.defvjp(_forward, _backward)
+
+
+def finite(value: jax.Array) -> jax.Array:
+    """Return `value` with the largest number in the place of what is not finite."""
+    return jnp.where(jnp.isfinite(value), value, jnp.finfo(value.dtype).max)
+
+
+def is_marked(value: jax.Array) -> jax.Array:
+    """Tell which elements were not finite."""
+    return value == jnp.finfo(value.dtype).max
+
+
+def unmarked(value: jax.Array) -> jax.Array:
+    """Return `value` with NaN where `finite` found something not finite."""
+    return jnp.where(is_marked(value), jnp.nan, value)

@@ -1,0 +1,525 @@
+"""Every rule against `vmap(grad)`, on losses of a single equation."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from dpjax.clipping import contributions, forms, tape
+from dpjax.clipping.norm_rules import RULES, Meeting
+
+BATCH = 3
+WEIGHTS = np.array([0.5, 0.0, -2.0])
+
+# These programs run once: compiling them is what costs.
+UNOPTIMISED = {"xla_backend_optimization_level": 0}
+
+
+class Case(NamedTuple):
+    """One equation: `apply(weight, data)` for one example.
+
+    Attributes:
+      apply: the equation, with as much around it as it needs.
+      weight: shape of the weight.
+      data: shape of an example's data, or a batch of integers.
+      form: what the rule must return.
+    """
+
+    apply: Callable[[Any, Any], jax.Array]
+    weight: tuple[int, ...]
+    data: Any
+    form: type | None
+
+
+class Outcome(NamedTuple):
+    """What a form says of the gradients."""
+
+    norm: Any
+    bound: Any
+    longest: Any
+    weighted_sum: Any
+    formed: Any
+
+
+def build(case, dtype):
+    """Return `(weight, (data, coefficients))`: the cotangents are the coefficients."""
+    random = np.random.default_rng(6)
+    weight = jnp.asarray(random.normal(size=case.weight), dtype)
+    if isinstance(case.data, tuple):
+        shape = (BATCH, *case.data)
+        data = jnp.asarray(random.normal(size=shape), dtype)
+    else:
+        data = jnp.asarray(case.data, jnp.int32)
+    out = jax.eval_shape(case.apply, weight, data[0])
+    coefficients = random.normal(size=(BATCH, *out.shape))
+    return weight, (data, jnp.asarray(coefficients, dtype))
+
+
+def loss_of(case, weight, example):
+    data, coefficients = example
+    return jnp.vdot(case.apply(weight, data), coefficients)
+
+
+def outcome(form, weights):
+    written = form.formed().formed().value
+    return Outcome(*form.norm(), form.longest(), form.weighted_sum(weights), written)
+
+
+def by_rule(monkeypatch, primitive, case, weight, batch):
+    """Return what the rule of `primitive` returned, and the leaf's gradient."""
+    returned, rule = [], RULES[primitive]
+
+    def spy(meeting):
+        returned.append(rule(meeting))
+        return returned[-1]
+
+    monkeypatch.setitem(RULES, primitive, spy)
+
+    def run(weight, batch, weights):
+        one = jax.tree.map(lambda leaf: leaf[0], batch)
+        found, _ = record(lambda w, ex: (loss_of(case, w, ex), ()), weight, one)
+        entries = found.entries([weight])
+        example = jax.tree.leaves(batch)
+        _, seen = jax.vmap(found.run, in_axes=(None, 0))(entries, example)
+        (gradient,) = contributions.assemble(found, [weight], entries, seen, BATCH)
+        form = gradient if returned[-1] is None else returned[-1]
+        return outcome(form, weights) if form is not gradient else gradient.formed()
+
+    weights = jnp.asarray(WEIGHTS, weight.dtype)
+    program = jax.jit(run, compiler_options=UNOPTIMISED)
+    result = program(weight, batch, weights)
+    assert len(returned) == 1
+    return returned[0], result
+
+
+def record(loss, weight, example):
+    found = tape.record(loss, weight, example)
+    return found if isinstance(found, tuple) else (found, None)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=UNOPTIMISED)
+def by_vmap(case, weight, batch):
+    grad = jax.grad(functools.partial(loss_of, case))
+    return jax.vmap(grad, in_axes=(None, 0))(weight, batch)
+
+
+def norms_of(grads):
+    return np.linalg.norm(np.reshape(grads, (len(grads), -1)), axis=1)
+
+
+def check_applied(monkeypatch, primitive, case):
+    """Check a form in float64, and in float32 against float64."""
+    with jax.enable_x64(True):
+        for dtype, limit in ((jnp.float64, 1e-10), (jnp.float32, 2e-6)):
+            weight, batch = build(case, dtype)
+            form, got = by_rule(monkeypatch, primitive, case, weight, batch)
+            assert type(form) is case.form
+            wide = jax.tree.map(
+                lambda x: x.astype(float) if x.dtype.kind == "f" else x, batch
+            )
+            grads = np.asarray(by_vmap(case, weight.astype(float), wide))
+            norms = norms_of(grads)
+            total = np.tensordot(WEIGHTS, grads, 1)
+            close = functools.partial(np.testing.assert_allclose, rtol=0)
+            close(got.formed, grads, atol=limit * norms.max())
+            close(got.weighted_sum, total, atol=limit * norms.max())
+            np.testing.assert_allclose(got.norm, norms, rtol=limit)
+            # What was rounded to float32 before the rule saw it is the exact input.
+            assert np.all(np.asarray(got.bound) >= norms)
+            assert np.all(np.asarray(got.longest) >= norms * (1 - limit))
+
+
+def check_not_applied(monkeypatch, primitive, case):
+    with jax.enable_x64(True):
+        weight, batch = build(case, jnp.float64)
+        form, got = by_rule(monkeypatch, primitive, case, weight, batch)
+        assert form is None
+        grads = by_vmap(case, weight, batch)
+        np.testing.assert_allclose(got, grads, atol=1e-10)
+
+
+def test_every_rule_is_tested_here():
+    tested = {*ELEMENTWISE, "dot_general", "gather", "conv_general_dilated"}
+    assert {*RULES} == {*tested, "add_any", "identity"}
+
+
+# Elementwise.
+
+
+def over_steps(apply):
+    """Use one weight at each step of a scan."""
+
+    def steps(w, x):
+        return lax.scan(lambda carry, x_t: (carry, apply(w, x_t)), (), x)[1]
+
+    return steps
+
+
+def over_layers(apply):
+    """Use a slice of the weight at each step of a scan."""
+
+    def steps(w, x):
+        return lax.scan(lambda carry, each: (carry, apply(*each)), (), (w, x))[1]
+
+    return steps
+
+
+ELEMENTWISE = {"add": lax.add, "sub": lax.sub, "mul": lax.mul}
+AROUND = {
+    "alone": (lambda apply: apply, (4, 2), (4, 2)),
+    "scalar": (lambda apply: apply, (), ()),
+    "shared": (over_steps, (4, 2), (3, 4, 2)),
+    "stepped": (over_layers, (3, 4, 2), (3, 4, 2)),
+    "shared_in_stepped": (
+        lambda apply: over_layers(over_steps(apply)),
+        (3, 2),
+        (3, 5, 2),
+    ),
+    "stepped_in_shared": (
+        lambda apply: over_steps(over_layers(apply)),
+        (5, 2),
+        (3, 5, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_addition_subtraction_and_multiplication(monkeypatch, name, side, around):
+    operation = ELEMENTWISE[name]
+
+    def apply(w, x):
+        return operation(w, x) if side == "left" else operation(x, w)
+
+    wrap, weight, data = AROUND[around]
+    case = Case(wrap(apply), weight, data, forms.Formed)
+    check_applied(monkeypatch, name, case)
+
+
+def test_an_initial_carry_is_an_addition_to_nothing(monkeypatch):
+    def apply(w, x):
+        return lax.scan(lambda h, x_t: (jnp.tanh(h) + x_t, None), w, x)[0]
+
+    case = Case(apply, (4,), (3, 4), forms.Formed)
+    with jax.enable_x64(True):
+        weight, batch = build(case, jnp.float64)
+        form, got = by_rule(monkeypatch, "identity", case, weight, batch)
+        assert type(form) is forms.Formed
+        grads = by_vmap(case, weight, batch)
+        np.testing.assert_allclose(got.formed, grads, atol=1e-10)
+        np.testing.assert_allclose(got.norm, norms_of(grads), rtol=1e-10)
+
+
+def meeting_of(shape, weight, *, other=True, **settings):
+    """Return a meeting in which the result's shape is not the weight's."""
+    value = jnp.ones((BATCH, 1, 1, *shape))
+    inputs = [None, value if other else None]
+    return Meeting({}, 0, weight, inputs, [value], (), **settings)
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul"])
+def test_elementwise_rules_do_not_apply_where_shapes_differ(name):
+    assert RULES[name](meeting_of((4, 2), ())) is None
+
+
+@pytest.mark.parametrize("name", ["mul", "dot_general"])
+def test_products_do_not_apply_without_the_other_operand(name):
+    assert RULES[name](meeting_of((4,), (4,), other=False)) is None
+
+
+# Products.
+
+
+def product(contracting, batch=((), ())):
+    """Return a `dot_general` with the weight on the left."""
+
+    def apply(w, x):
+        return lax.dot_general(w, x, (contracting, batch))
+
+    return apply
+
+
+def flipped(contracting, batch=((), ())):
+    """Return a `dot_general` with the weight on the right."""
+
+    def apply(w, x):
+        return lax.dot_general(x, w, (contracting, batch))
+
+    return apply
+
+
+RIGHT = flipped(((1,), (0,)))
+ONE = flipped(((0,), (0,)))
+LEFT = product(((1,), (0,)))
+
+PRODUCTS = {
+    "weight_on_the_right": (RIGHT, (3, 5), (4, 3)),
+    "weight_on_the_left": (LEFT, (5, 3), (3, 4)),
+    "one_position_right": (ONE, (3, 5), (3,)),
+    "one_position_left": (LEFT, (5, 3), (3,)),
+    "transposed": (flipped(((1,), (1,))), (5, 3), (4, 3)),
+    "no_free_axis_of_the_weight": (RIGHT, (3,), (4, 3)),
+    "no_free_axis_at_all": (ONE, (3,), (3,)),
+    "nothing_contracted_right": (flipped(((), ())), (3, 2), (4,)),
+    "nothing_contracted_left": (product(((), ())), (3,), (4, 2)),
+    "batch_axis_right": (
+        flipped(((2,), (1,)), ((0,), (0,))),
+        (2, 3, 5),
+        (2, 4, 3),
+    ),
+    "batch_axis_left": (
+        product(((1,), (1,)), ((2,), (0,))),
+        (5, 3, 2),
+        (2, 3, 4),
+    ),
+    "batch_axes_in_another_order": (
+        flipped(((1,), (0,)), ((0, 3), (3, 1))),
+        (3, 6, 5, 2),
+        (2, 3, 4, 6),
+    ),
+    "batch_axis_alone": (
+        product(((), ()), ((0,), (0,))),
+        (4,),
+        (4,),
+    ),
+    "several_contracted_axes": (
+        flipped(((2, 1), (0, 1))),
+        (3, 2, 5),
+        (4, 2, 3),
+    ),
+    "several_free_axes_right": (
+        flipped(((1,), (1,))),
+        (5, 3, 2),
+        (4, 3, 6),
+    ),
+    "several_free_axes_left": (
+        product(((1,), (1,))),
+        (5, 3, 2),
+        (4, 3, 6),
+    ),
+    "more_positions_than_elements": (RIGHT, (2, 2), (40, 2)),
+    "shared": (over_steps(RIGHT), (3, 5), (6, 4, 3)),
+    "shared_one_position": (over_steps(ONE), (3, 5), (6, 3)),
+    "stepped": (over_layers(RIGHT), (6, 3, 5), (6, 4, 3)),
+    "stepped_one_position": (over_layers(LEFT), (6, 5, 3), (6, 3)),
+    "shared_in_stepped": (
+        over_layers(over_steps(ONE)),
+        (2, 3, 5),
+        (2, 4, 3),
+    ),
+    "stepped_in_shared": (
+        over_steps(over_layers(ONE)),
+        (2, 3, 5),
+        (4, 2, 3),
+    ),
+    "stepped_twice": (
+        over_layers(over_layers(ONE)),
+        (2, 4, 3, 5),
+        (2, 4, 3),
+    ),
+    "stepped_with_batch_axis": (
+        over_layers(flipped(((2,), (1,)), ((0,), (0,)))),
+        (6, 2, 3, 5),
+        (6, 2, 4, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_dot_general(monkeypatch, name):
+    case = Case(*PRODUCTS[name], forms.Outer)
+    check_applied(monkeypatch, "dot_general", case)
+
+
+# Look-ups.
+
+IDS = np.array([[0, 3, 3, 1], [4, 0, 2, 2], [1, 1, 1, 1]])
+NEGATIVE = np.array([[-1, 3, 4, 0], [-5, -1, 0, 2], [-2, 1, -4, 1]])
+OUTSIDE = np.array([[0, 7, 4, 9], [-8, -1, 2, 2], [5, 5, 5, -5]])
+
+
+def take(axis=0, mode=None):
+    return lambda w, ids: jnp.take(w, ids, axis=axis, mode=mode)
+
+
+def raw_gather(mode):
+    """Return rows by indices as they are: negative ones are outside."""
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=(1,), collapsed_slice_dims=(0,), start_index_map=(0,)
+    )
+    return lambda w, ids: lax.gather(w, ids[:, None], numbers, (1, 2), mode=mode)
+
+
+LOOK_UPS = {
+    "rows": (take(), (5, 2), IDS),
+    "one_row": (take(), (5, 2), IDS[:, 0]),
+    "grid_of_ids": (take(), (5, 2), IDS.reshape(BATCH, 2, 2)),
+    "vector": (take(), (5,), IDS),
+    "rows_of_several_axes": (take(), (5, 2, 3), IDS),
+    "last_axis": (take(axis=1), (2, 5), IDS),
+    "middle_axis": (take(axis=1), (2, 5, 3), IDS),
+    "clipped": (take(mode="clip"), (5, 2), OUTSIDE),
+    "filled": (take(mode="fill"), (5, 2), OUTSIDE),
+    "wrapped": (take(mode="wrap"), (5, 2), OUTSIDE),
+    "promised": (lambda w, i: w.at[i].get(mode="promise_in_bounds"), (5, 2), IDS),
+    "negative": (lambda w, ids: w[ids], (5, 2), NEGATIVE),
+    "raw_clipped": (raw_gather("clip"), (5, 2), OUTSIDE),
+    "raw_filled": (raw_gather("fill"), (5, 2), OUTSIDE),
+    "raw_promised": (raw_gather("promise_in_bounds"), (5, 2), IDS),
+    "small_table": (take(), (2, 3), IDS % 2),
+    "shared": (over_steps(take()), (5, 2), IDS),
+    "shared_several": (over_steps(take()), (5, 2), IDS.reshape(BATCH, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", LOOK_UPS)
+def test_gather(monkeypatch, name):
+    check_applied(monkeypatch, "gather", Case(*LOOK_UPS[name], forms.Rows))
+
+
+NO_LOOK_UPS = {
+    "windows": lambda w, ids: jax.vmap(lambda i: lax.dynamic_slice(w, (i, 0), (2, 2)))(
+        ids
+    ),
+    "entries": lambda w, ids: w[ids, ids % 2],
+    "parts_of_rows": lambda w, ids: jax.vmap(
+        lambda i: lax.dynamic_slice(w, (i, 0), (1, 1))
+    )(ids),
+    "batched": lambda w, ids: jnp.take_along_axis(w, ids[:, None] % 2, axis=1),
+}
+
+
+@pytest.mark.parametrize("name", NO_LOOK_UPS)
+def test_a_gather_of_anything_but_whole_rows_falls_back(monkeypatch, name):
+    ids = np.concatenate([IDS, IDS[:, :1]], axis=1) % 4
+    check_not_applied(monkeypatch, "gather", Case(NO_LOOK_UPS[name], (5, 2), ids, None))
+
+
+def test_a_gather_from_a_table_of_each_step_falls_back(monkeypatch):
+    case = Case(over_layers(take()), (4, 5, 2), IDS, None)
+    check_not_applied(monkeypatch, "gather", case)
+
+
+# Convolutions.
+
+
+def convolve(layout="NHWC", kernel="HWIO", strides=(1, 1), padding="VALID", **options):
+    def apply(w, x):
+        return lax.conv_general_dilated(
+            x, w, strides, padding, dimension_numbers=(layout, kernel, layout), **options
+        )
+
+    return apply
+
+
+IMAGE, KERNEL = (2, 7, 6, 4), (3, 2, 4, 5)
+CONVOLUTIONS = {
+    "plain": (convolve(), KERNEL, IMAGE),
+    "same": (convolve(padding="SAME"), KERNEL, IMAGE),
+    "stride": (convolve(strides=(2, 3)), KERNEL, IMAGE),
+    "stride_and_padding": (
+        convolve(strides=(2, 2), padding=((1, 2), (0, 3))),
+        KERNEL,
+        IMAGE,
+    ),
+    "negative_padding": (convolve(padding=((-1, 0), (2, -2))), KERNEL, IMAGE),
+    "input_dilation": (
+        convolve(lhs_dilation=(2, 3), padding=((1, 1), (0, 2))),
+        KERNEL,
+        IMAGE,
+    ),
+    "input_dilation_and_negative_padding": (
+        convolve(lhs_dilation=(2, 2), padding=((-1, -2), (-2, 1))),
+        KERNEL,
+        IMAGE,
+    ),
+    "kernel_dilation": (convolve(rhs_dilation=(2, 3)), KERNEL, IMAGE),
+    "everything": (
+        convolve(
+            strides=(2, 3),
+            padding=((2, 1), (-1, 4)),
+            lhs_dilation=(2, 1),
+            rhs_dilation=(3, 2),
+        ),
+        KERNEL,
+        IMAGE,
+    ),
+    "channels_first": (convolve("NCHW", "OIHW"), (5, 4, 3, 2), (2, 4, 7, 6)),
+    "mixed_layout": (convolve("HWNC", "IHOW"), (4, 3, 5, 2), (7, 6, 2, 4)),
+    "kernel_as_large_as_the_image": (convolve(), (7, 6, 4, 5), IMAGE),
+    "one_by_one": (convolve(), (1, 1, 4, 5), IMAGE),
+    "one_dimension": (
+        convolve("NWC", "WIO", (2,)),
+        (3, 4, 5),
+        (2, 9, 4),
+    ),
+    "three_dimensions": (
+        convolve("NDHWC", "DHWIO", (1, 2, 1)),
+        (2, 2, 2, 3, 4),
+        (1, 4, 5, 3, 3),
+    ),
+    "shared": (over_steps(convolve()), KERNEL, (3, *IMAGE)),
+}
+GROUPED = {
+    "groups": (convolve(feature_group_count=2), (3, 2, 2, 6), IMAGE),
+    "depthwise": (convolve(feature_group_count=4), (3, 2, 1, 4), IMAGE),
+    "depthwise_with_multiplier": (
+        convolve(feature_group_count=4, strides=(2, 1)),
+        (3, 2, 1, 12),
+        IMAGE,
+    ),
+    "groups_channels_first": (
+        convolve("NCHW", "OIHW", feature_group_count=2, padding="SAME"),
+        (6, 2, 3, 2),
+        (2, 4, 7, 6),
+    ),
+    "groups_everything": (
+        convolve(
+            "NCHW",
+            "HOWI",
+            (2, 1),
+            ((1, -1), (2, 0)),
+            feature_group_count=2,
+            lhs_dilation=(1, 2),
+            rhs_dilation=(2, 1),
+        ),
+        (3, 6, 2, 2),
+        (2, 4, 7, 6),
+    ),
+    "groups_shared": (
+        over_steps(convolve(feature_group_count=2)),
+        (3, 2, 2, 6),
+        (3, *IMAGE),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution(monkeypatch, name):
+    case = Case(*CONVOLUTIONS[name], forms.Convolution)
+    check_applied(monkeypatch, "conv_general_dilated", case)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_convolution_in_groups(monkeypatch, name):
+    case = Case(*GROUPED[name], forms.Outer)
+    check_applied(monkeypatch, "conv_general_dilated", case)
+
+
+NO_CONVOLUTIONS = {
+    "weight_as_image": (lambda w, x: convolve()(x, w), IMAGE, KERNEL),
+    "batch_groups": (convolve(batch_group_count=2), (3, 2, 4, 6), IMAGE),
+    "stepped": (over_layers(convolve()), (3, *KERNEL), (3, *IMAGE)),
+}
+
+
+@pytest.mark.parametrize("name", NO_CONVOLUTIONS)
+def test_other_convolutions_fall_back(monkeypatch, name):
+    case = Case(*NO_CONVOLUTIONS[name], None)
+    check_not_applied(monkeypatch, "conv_general_dilated", case)
