@@ -16,7 +16,12 @@ from dpjax.autodiff import (
     per_example_grad,
     straight_through,
 )
-from dpjax.clipping import ClippedGrads, check_example_independence, clipped_grad
+from dpjax.clipping import (
+    ClippedGrads,
+    check_example_independence,
+    clipped_grad,
+    explain,
+)
 from dpjax.mechanism import DPSGD, NonPrivate
 from dpjax.optimizers import (
     PrivacySpent,
@@ -47,6 +52,7 @@ __all__ = [
     "dpadamw",
     "dpsgd",
     "epsilon_curve",
+    "explain",
     "hessian",
     "hvp",
     "jacobian",

@@ -41,23 +41,23 @@ class Outcome(NamedTuple):
 
     norm: Any
     bound: Any
-    longest: Any
     weighted_sum: Any
-    formed: Any
 
 
-def build(case, dtype):
+def build(case):
     """Return `(weight, (data, coefficients))`: the cotangents are the coefficients."""
     random = np.random.default_rng(6)
-    weight = jnp.asarray(random.normal(size=case.weight), dtype)
+
+    def drawn(shape):
+        return jnp.asarray(random.normal(size=shape), jnp.float32)
+
+    weight = drawn(case.weight)
     if isinstance(case.data, tuple):
-        shape = (BATCH, *case.data)
-        data = jnp.asarray(random.normal(size=shape), dtype)
+        data = drawn((BATCH, *case.data))
     else:
         data = jnp.asarray(case.data, jnp.int32)
     out = jax.eval_shape(case.apply, weight, data[0])
-    coefficients = random.normal(size=(BATCH, *out.shape))
-    return weight, (data, jnp.asarray(coefficients, dtype))
+    return weight, (data, drawn((BATCH, *out.shape)))
 
 
 def loss_of(case, weight, example):
@@ -65,82 +65,91 @@ def loss_of(case, weight, example):
     return jnp.vdot(case.apply(weight, data), coefficients)
 
 
-def outcome(form, weights):
-    written = form.formed().formed().value
-    return Outcome(*form.norm(), form.longest(), form.weighted_sum(weights), written)
+@pytest.fixture
+def spied(monkeypatch):
+    """Return the list that receives what the rules return, in their order."""
+    returned = []
 
-
-def by_rule(monkeypatch, primitive, case, weight, batch):
-    """Return what the rule of `primitive` returned, and the leaf's gradient."""
-    returned, rule = [], RULES[primitive]
-
-    def spy(meeting):
+    def spy(rule, meeting):
         returned.append(rule(meeting))
         return returned[-1]
 
-    monkeypatch.setitem(RULES, primitive, spy)
-
-    def run(weight, batch, weights):
-        one = jax.tree.map(lambda leaf: leaf[0], batch)
-        found, _ = record(lambda w, ex: (loss_of(case, w, ex), ()), weight, one)
-        entries = found.entries([weight])
-        example = jax.tree.leaves(batch)
-        _, seen = jax.vmap(found.run, in_axes=(None, 0))(entries, example)
-        (gradient,) = contributions.assemble(found, [weight], entries, seen, BATCH)
-        form = gradient if returned[-1] is None else returned[-1]
-        return outcome(form, weights) if form is not gradient else gradient.formed()
-
-    weights = jnp.asarray(WEIGHTS, weight.dtype)
-    program = jax.jit(run, compiler_options=UNOPTIMISED)
-    result = program(weight, batch, weights)
-    assert len(returned) == 1
-    return returned[0], result
+    for name, rule in RULES.items():
+        monkeypatch.setitem(RULES, name, functools.partial(spy, rule))
+    return returned
 
 
-def record(loss, weight, example):
-    found = tape.record(loss, weight, example)
-    return found if isinstance(found, tuple) else (found, None)
+def gradient_of(case, weight, batch):
+    """Return the gradient that the engine assembles for the weight."""
+    one = jax.tree.map(lambda leaf: leaf[0], batch)
+    found = tape.record(lambda w, ex: (loss_of(case, w, ex), ()), weight, one)
+    entries = found.entries([weight])
+    example = jax.tree.leaves(batch)
+    _, seen = jax.vmap(found.run, in_axes=(None, 0))(entries, example)
+    (gradient,) = contributions.assemble(found, [weight], entries, seen, BATCH)
+    return gradient
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=UNOPTIMISED)
-def by_vmap(case, weight, batch):
+def oracle(case, weight, batch):
     grad = jax.grad(functools.partial(loss_of, case))
     return jax.vmap(grad, in_axes=(None, 0))(weight, batch)
+
+
+def in_float64(tree):
+    def widened(x):
+        return x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(widened, tree)
+
+
+def compiled(fn, *args):
+    return jax.jit(fn, compiler_options=UNOPTIMISED)(*args)
 
 
 def norms_of(grads):
     return np.linalg.norm(np.reshape(grads, (len(grads), -1)), axis=1)
 
 
-def check_applied(monkeypatch, primitive, case):
-    """Check a form in float64, and in float32 against float64."""
+def check_applied(spied, case):
+    """Check a form in float64, and the same numbers in float32 against that."""
+
+    def run(weight, batch):
+        spied.clear()
+        gradient_of(case, weight, batch)
+        (form,) = spied
+        total = form.weighted_sum(jnp.asarray(WEIGHTS, weight.dtype))
+        return Outcome(*form.norm(), total), form
+
+    def both(narrow, wide):
+        wide_outcome, form = run(*wide)
+        written = form.formed().formed().value
+        return oracle(case, *wide), written, wide_outcome, run(*narrow)[0]
+
     with jax.enable_x64(True):
-        for dtype, limit in ((jnp.float64, 1e-10), (jnp.float32, 2e-6)):
-            weight, batch = build(case, dtype)
-            form, got = by_rule(monkeypatch, primitive, case, weight, batch)
-            assert type(form) is case.form
-            wide = jax.tree.map(
-                lambda x: x.astype(float) if x.dtype.kind == "f" else x, batch
-            )
-            grads = np.asarray(by_vmap(case, weight.astype(float), wide))
-            norms = norms_of(grads)
-            total = np.tensordot(WEIGHTS, grads, 1)
-            close = functools.partial(np.testing.assert_allclose, rtol=0)
-            close(got.formed, grads, atol=limit * norms.max())
-            close(got.weighted_sum, total, atol=limit * norms.max())
-            np.testing.assert_allclose(got.norm, norms, rtol=limit)
-            # What was rounded to float32 before the rule saw it is the exact input.
-            assert np.all(np.asarray(got.bound) >= norms)
-            assert np.all(np.asarray(got.longest) >= norms * (1 - limit))
+        args = build(case)
+        grads, written, *outcomes = compiled(both, args, in_float64(args))
+    assert type(spied[0]) is case.form
+    norms = norms_of(grads)
+    total = np.tensordot(WEIGHTS, grads, 1)
+    close = np.testing.assert_allclose
+    close(written, grads, rtol=0, atol=1e-10)
+    for got, limit in zip(outcomes, (1e-10, 2e-6), strict=True):
+        close(got.weighted_sum, total, rtol=0, atol=limit * norms.max())
+        close(got.norm, norms, rtol=limit)
+        close(got.bound, norms, rtol=50 * limit, atol=1e-15)
+        assert np.all(np.asarray(got.bound, float) >= norms * (1 - 1e-14))
 
 
-def check_not_applied(monkeypatch, primitive, case):
+def check_not_applied(spied, case):
+    """Check that the rule declines, and that the gradient is right all the same."""
+
+    def both(*args):
+        return gradient_of(case, *args).formed(), oracle(case, *args)
+
     with jax.enable_x64(True):
-        weight, batch = build(case, jnp.float64)
-        form, got = by_rule(monkeypatch, primitive, case, weight, batch)
-        assert form is None
-        grads = by_vmap(case, weight, batch)
-        np.testing.assert_allclose(got, grads, atol=1e-10)
+        got, want = compiled(both, *in_float64(build(case)))
+    assert spied == [None]
+    np.testing.assert_allclose(got, want, atol=1e-10)
 
 
 def test_every_rule_is_tested_here():
@@ -170,50 +179,47 @@ def over_layers(apply):
 
 
 ELEMENTWISE = {"add": lax.add, "sub": lax.sub, "mul": lax.mul}
-AROUND = {
-    "alone": (lambda apply: apply, (4, 2), (4, 2)),
-    "scalar": (lambda apply: apply, (), ()),
-    "shared": (over_steps, (4, 2), (3, 4, 2)),
-    "stepped": (over_layers, (3, 4, 2), (3, 4, 2)),
-    "shared_in_stepped": (
-        lambda apply: over_layers(over_steps(apply)),
-        (3, 2),
-        (3, 5, 2),
-    ),
-    "stepped_in_shared": (
-        lambda apply: over_steps(over_layers(apply)),
-        (5, 2),
-        (3, 5, 2),
-    ),
-}
+SHARED_IN_STEPPED = (
+    lambda apply: over_layers(over_steps(apply)),
+    (3, 2),
+    (3, 5, 2),
+)
+STEPPED_IN_SHARED = (
+    lambda apply: over_steps(over_layers(apply)),
+    (5, 2),
+    (3, 5, 2),
+)
 
 
-@pytest.mark.parametrize("around", AROUND)
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_addition_subtraction_and_multiplication(monkeypatch, name, side, around):
+def test_addition_subtraction_and_multiplication(spied, name, side):
     operation = ELEMENTWISE[name]
 
     def apply(w, x):
         return operation(w, x) if side == "left" else operation(x, w)
 
-    wrap, weight, data = AROUND[around]
-    case = Case(wrap(apply), weight, data, forms.Formed)
-    check_applied(monkeypatch, name, case)
+    check_applied(spied, Case(apply, (4, 2), (4, 2), forms.Formed))
 
 
-def test_an_initial_carry_is_an_addition_to_nothing(monkeypatch):
+@pytest.mark.parametrize("around", [SHARED_IN_STEPPED, STEPPED_IN_SHARED])
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_addition_subtraction_and_multiplication_in_scans(spied, name, around):
+    wrap, weight, data = around
+    case = Case(wrap(ELEMENTWISE[name]), weight, data, forms.Formed)
+    check_applied(spied, case)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_addition_subtraction_and_multiplication_of_scalars(spied, name):
+    check_applied(spied, Case(ELEMENTWISE[name], (), (), forms.Formed))
+
+
+def test_an_initial_carry_is_an_addition_to_nothing(spied):
     def apply(w, x):
-        return lax.scan(lambda h, x_t: (jnp.tanh(h) + x_t, None), w, x)[0]
+        return lax.scan(lambda h, x_t: (0.5 * h + x_t, None), w, x)[0]
 
-    case = Case(apply, (4,), (3, 4), forms.Formed)
-    with jax.enable_x64(True):
-        weight, batch = build(case, jnp.float64)
-        form, got = by_rule(monkeypatch, "identity", case, weight, batch)
-        assert type(form) is forms.Formed
-        grads = by_vmap(case, weight, batch)
-        np.testing.assert_allclose(got.formed, grads, atol=1e-10)
-        np.testing.assert_allclose(got.norm, norms_of(grads), rtol=1e-10)
+    check_applied(spied, Case(apply, (4,), (3, 4), forms.Formed))
 
 
 def meeting_of(shape, weight, *, other=True, **settings):
@@ -263,7 +269,6 @@ PRODUCTS = {
     "weight_on_the_left": (LEFT, (5, 3), (3, 4)),
     "one_position_right": (ONE, (3, 5), (3,)),
     "one_position_left": (LEFT, (5, 3), (3,)),
-    "transposed": (flipped(((1,), (1,))), (5, 3), (4, 3)),
     "no_free_axis_of_the_weight": (RIGHT, (3,), (4, 3)),
     "no_free_axis_at_all": (ONE, (3,), (3,)),
     "nothing_contracted_right": (flipped(((), ())), (3, 2), (4,)),
@@ -305,9 +310,7 @@ PRODUCTS = {
     ),
     "more_positions_than_elements": (RIGHT, (2, 2), (40, 2)),
     "shared": (over_steps(RIGHT), (3, 5), (6, 4, 3)),
-    "shared_one_position": (over_steps(ONE), (3, 5), (6, 3)),
     "stepped": (over_layers(RIGHT), (6, 3, 5), (6, 4, 3)),
-    "stepped_one_position": (over_layers(LEFT), (6, 5, 3), (6, 3)),
     "shared_in_stepped": (
         over_layers(over_steps(ONE)),
         (2, 3, 5),
@@ -332,9 +335,9 @@ PRODUCTS = {
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_dot_general(monkeypatch, name):
+def test_dot_general(spied, name):
     case = Case(*PRODUCTS[name], forms.Outer)
-    check_applied(monkeypatch, "dot_general", case)
+    check_applied(spied, case)
 
 
 # Look-ups.
@@ -358,14 +361,10 @@ def raw_gather(mode):
 
 LOOK_UPS = {
     "rows": (take(), (5, 2), IDS),
-    "one_row": (take(), (5, 2), IDS[:, 0]),
     "grid_of_ids": (take(), (5, 2), IDS.reshape(BATCH, 2, 2)),
-    "vector": (take(), (5,), IDS),
     "rows_of_several_axes": (take(), (5, 2, 3), IDS),
     "last_axis": (take(axis=1), (2, 5), IDS),
     "middle_axis": (take(axis=1), (2, 5, 3), IDS),
-    "clipped": (take(mode="clip"), (5, 2), OUTSIDE),
-    "filled": (take(mode="fill"), (5, 2), OUTSIDE),
     "wrapped": (take(mode="wrap"), (5, 2), OUTSIDE),
     "promised": (lambda w, i: w.at[i].get(mode="promise_in_bounds"), (5, 2), IDS),
     "negative": (lambda w, ids: w[ids], (5, 2), NEGATIVE),
@@ -373,37 +372,36 @@ LOOK_UPS = {
     "raw_filled": (raw_gather("fill"), (5, 2), OUTSIDE),
     "raw_promised": (raw_gather("promise_in_bounds"), (5, 2), IDS),
     "small_table": (take(), (2, 3), IDS % 2),
-    "shared": (over_steps(take()), (5, 2), IDS),
     "shared_several": (over_steps(take()), (5, 2), IDS.reshape(BATCH, 2, 2)),
 }
 
 
 @pytest.mark.parametrize("name", LOOK_UPS)
-def test_gather(monkeypatch, name):
-    check_applied(monkeypatch, "gather", Case(*LOOK_UPS[name], forms.Rows))
+def test_gather(spied, name):
+    check_applied(spied, Case(*LOOK_UPS[name], forms.Rows))
 
 
 NO_LOOK_UPS = {
-    "windows": lambda w, ids: jax.vmap(lambda i: lax.dynamic_slice(w, (i, 0), (2, 2)))(
-        ids
-    ),
+    "windows": lambda w, ids: jax.vmap(
+        lambda i: lax.dynamic_slice(w, (i, 0 * i), (2, 2))
+    )(ids),
     "entries": lambda w, ids: w[ids, ids % 2],
     "parts_of_rows": lambda w, ids: jax.vmap(
-        lambda i: lax.dynamic_slice(w, (i, 0), (1, 1))
+        lambda i: lax.dynamic_slice(w, (i, 0 * i), (1, 1))
     )(ids),
     "batched": lambda w, ids: jnp.take_along_axis(w, ids[:, None] % 2, axis=1),
 }
 
 
 @pytest.mark.parametrize("name", NO_LOOK_UPS)
-def test_a_gather_of_anything_but_whole_rows_falls_back(monkeypatch, name):
+def test_a_gather_of_anything_but_whole_rows_falls_back(spied, name):
     ids = np.concatenate([IDS, IDS[:, :1]], axis=1) % 4
-    check_not_applied(monkeypatch, "gather", Case(NO_LOOK_UPS[name], (5, 2), ids, None))
+    check_not_applied(spied, Case(NO_LOOK_UPS[name], (5, 2), ids, None))
 
 
-def test_a_gather_from_a_table_of_each_step_falls_back(monkeypatch):
+def test_a_gather_from_a_table_of_each_step_falls_back(spied):
     case = Case(over_layers(take()), (4, 5, 2), IDS, None)
-    check_not_applied(monkeypatch, "gather", case)
+    check_not_applied(spied, case)
 
 
 # Convolutions.
@@ -412,7 +410,12 @@ def test_a_gather_from_a_table_of_each_step_falls_back(monkeypatch):
 def convolve(layout="NHWC", kernel="HWIO", strides=(1, 1), padding="VALID", **options):
     def apply(w, x):
         return lax.conv_general_dilated(
-            x, w, strides, padding, dimension_numbers=(layout, kernel, layout), **options
+            x,
+            w,
+            strides,
+            padding,
+            dimension_numbers=(layout, kernel, layout),
+            **options,
         )
 
     return apply
@@ -501,15 +504,15 @@ GROUPED = {
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolution(monkeypatch, name):
+def test_convolution(spied, name):
     case = Case(*CONVOLUTIONS[name], forms.Convolution)
-    check_applied(monkeypatch, "conv_general_dilated", case)
+    check_applied(spied, case)
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_convolution_in_groups(monkeypatch, name):
+def test_convolution_in_groups(spied, name):
     case = Case(*GROUPED[name], forms.Outer)
-    check_applied(monkeypatch, "conv_general_dilated", case)
+    check_applied(spied, case)
 
 
 NO_CONVOLUTIONS = {
@@ -520,6 +523,6 @@ NO_CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("name", NO_CONVOLUTIONS)
-def test_other_convolutions_fall_back(monkeypatch, name):
+def test_other_convolutions_fall_back(spied, name):
     case = Case(*NO_CONVOLUTIONS[name], None)
-    check_not_applied(monkeypatch, "conv_general_dilated", case)
+    check_not_applied(spied, case)

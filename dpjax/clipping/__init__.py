@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from dpjax import _check
-from dpjax.clipping import bookkeeping, rules, unclipped, vmapped
+from dpjax.clipping import automatic, bookkeeping, rules, unclipped, vmapped
 from dpjax.clipping.arguments import (
     Roles,
     as_mask,
     merge_constants,
     split_constants,
 )
+from dpjax.clipping.explain import explain
+from dpjax.clipping.explanation import Explanation
 from dpjax.clipping.independence import (
     ExampleDependenceError,
     check_example_independence,
@@ -26,15 +28,17 @@ from dpjax.types import LossFn
 __all__ = [
     "ClippedGrads",
     "ExampleDependenceError",
+    "Explanation",
     "PerExample",
     "check_example_independence",
     "clipped_grad",
+    "explain",
     "rules",
     "summed_grad",
 ]
 
 _ENGINES = {
-    "auto": bookkeeping.clipped_sum,
+    "auto": automatic.clipped_sum,
     "bookkeeping": bookkeeping.clipped_sum,
     "vmap": vmapped.clipped_sum,
 }
@@ -71,7 +75,8 @@ def clipped_grad(
         depends on the call's key and the example's position alone.
       microbatch_size: examples whose gradients are formed at a time, to save memory.
         It changes nothing else.
-      engine: "auto" or "vmap": the same numbers, other costs.
+      engine: "bookkeeping" forms no per-example gradient where it can do without,
+        "vmap" forms them all, "auto" chooses: the same numbers, other costs.
 
     Returns:
       `fn(params, *batch, mask=None, l2_norm_clip=None) -> ClippedGrads`. `mask` is
@@ -82,7 +87,10 @@ def clipped_grad(
       Add-or-remove-one changes `.sum` by at most `.sensitivity`, replace-one by twice
       that, up to the float32 rounding of the sum (about batch * 2^-24 of its norm);
       every single clipped gradient obeys its bound without slack. Non-finite gradients
-      and masked rows contribute exactly zero. An empty batch gives zero.
+      and masked rows contribute exactly zero. An empty batch gives zero. The rounding
+      of norms is allowed for: by its worst case in "vmap", by the probabilistic model
+      of Higham and Mary (2019) in "bookkeeping", which clips by a bound above the norm
+      where positions cancel, or where squares overflow (norms above 1e19 in float32).
 
     Raises:
       ValueError: bad settings, batch axes that differ, a loss that is not scalar.

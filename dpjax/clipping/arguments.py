@@ -155,5 +155,6 @@ def merge_constants(
 
 def _is_array_tree(constant: Any) -> bool:
     leaves = jax.tree.leaves(constant)
-    kinds = (jax.Array, np.ndarray, np.generic, float, complex)
+    shape = jax.ShapeDtypeStruct
+    kinds = (jax.Array, np.ndarray, np.generic, float, complex, shape)
     return bool(leaves) and all(isinstance(leaf, kinds) for leaf in leaves)

@@ -47,6 +47,7 @@ def clipped_sum(
     batch: tuple[ArrayTree, Any],
     mask: jax.Array | None,
     rule: rules.ClippingRule,
+    found: tape.Tape | None = None,
 ) -> tuple[ArrayTree, PerExample]:
     """Return the clipped gradient sum of a batch, and the raw per-example quantities.
 
@@ -56,9 +57,11 @@ def clipped_sum(
       batch: `(examples, keys)` with a leading axis `(batch,)`; keys may be `None`.
       mask: booleans `(batch,)` or `None`.
       rule: the clipping rule.
+      found: the tape of the loss, if it is known already.
     """
     leaves, structure = jax.tree.flatten(params)
-    (loss, aux), gradients = _record(example_loss, leaves, structure, batch)
+    found = tape_of(example_loss, params, batch) if found is None else found
+    (loss, aux), gradients = _record(found, leaves, batch)
     measured = _measure(gradients)
     grad_norm = norms.euclidean_norm(measured.value.T)
     like = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
@@ -76,19 +79,24 @@ def clipped_sum(
     return jax.tree.unflatten(structure, total), PerExample(loss, grad_norm, aux)
 
 
-def _record(
-    example_loss: Any, leaves: list[jax.Array], structure: Any, batch: Any
-) -> tuple[Any, list[Gradient]]:
-    """Run the loss over the batch and keep what its taps saw."""
+def tape_of(
+    example_loss: Any, params: Params, batch: tuple[ArrayTree, Any]
+) -> tape.Tape:
+    """Find the taps of a loss."""
 
     def loss(params: Params, example: Any) -> Any:
         return example_loss(params, *example)
 
-    params = jax.tree.unflatten(structure, leaves)
     one = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch
     )
-    found = tape.record(loss, params, one)
+    return tape.record(loss, params, one)
+
+
+def _record(
+    found: tape.Tape, leaves: list[jax.Array], batch: Any
+) -> tuple[Any, list[Gradient]]:
+    """Run the loss over the batch and keep what its taps saw."""
     entries = found.entries(leaves)
     outputs, seen = jax.vmap(found.run, in_axes=(None, 0))(
         entries, jax.tree.leaves(batch)

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.clipping import forms, norms
-from dpjax.clipping.forms import Form, Formed, Layout, Norm, Outer, Rows
-from dpjax.clipping.norm_rules import RULES, Meeting
+from dpjax.clipping.forms import Form, Formed, Layout, Norm, Outer, Rows, words
+from dpjax.clipping.norm_rules import ELEMENTWISE, RULES, Meeting
 from dpjax.clipping.tape import Piece, Seen, Site, Tape
 from dpjax.clipping.tape.views import View
 
@@ -26,10 +26,12 @@ class Gradient:
     Attributes:
       form: a form of the weight.
       views: how the weight is made from the leaf, without changing the norm.
+      how: what is done, in words; empty where the form itself says it all.
     """
 
     form: Form
     views: tuple[View, ...] = ()
+    how: str = ""
 
     def norm(self) -> Norm:
         """Return the norms `(batch,)`."""
@@ -86,12 +88,20 @@ def assemble(
     for i, leaf in enumerate(leaves):
         if i in computed:
             parts = [use.formed() for use in uses[i]]
-            gradients.append(Gradient(Formed(_total([computed[i], *parts]))))
+            total = Formed(_total([computed[i], *parts]))
+            gradients.append(Gradient(total, how=words.COMPUTED))
         elif not uses[i]:
-            gradients.append(Gradient(forms.Nothing(batch_size, leaf)))
+            nothing = forms.Nothing(batch_size, leaf)
+            gradients.append(Gradient(nothing, how=words.UNUSED))
         else:
             gradients.append(combined(uses[i]))
     return gradients
+
+
+def is_spared(site: Site) -> bool:
+    """Tell whether a rule other than an elementwise one knows this use of a leaf."""
+    known = site.primitive in RULES and RULES[site.primitive] not in ELEMENTWISE
+    return known and (isinstance(site.source.root, int) or _is_concatenated(site))
 
 
 def _is_concatenated(site: Site) -> bool:
@@ -104,6 +114,7 @@ def _part(use: Gradient, piece: Piece) -> Gradient:
     """Return the gradient of one piece of a concatenated weight."""
     where = (piece.axis, piece.start, piece.size)
     form: Form | None = None
+    how = use.how
     if isinstance(use.form, Outer):
         form = use.form.window(*where)
     if form is None:
@@ -111,8 +122,9 @@ def _part(use: Gradient, piece: Piece) -> Gradient:
         axis = 1 + piece.axis
         stop = piece.start + piece.size
         part = jax.lax.slice_in_dim(value, piece.start, stop, axis=axis)
+        how = how or ("" if isinstance(use.form, Formed) else words.CONCATENATED)
         form = Formed(part)
-    return Gradient(form, piece.source.views)
+    return Gradient(form, piece.source.views, how)
 
 
 def combined(uses: list[Gradient]) -> Gradient:
@@ -120,15 +132,16 @@ def combined(uses: list[Gradient]) -> Gradient:
     uses = [_without_transposes(use) for use in uses]
     first, *others = uses
     if not all(view.is_isometric for use in uses for view in use.views):
-        return Gradient(_written_out(uses))
+        return _written_out(uses)
     if not others:
-        return Gradient(forms.settled(first.form), first.views)
+        how = first.how or words.described(first.form)
+        return Gradient(forms.settled(first.form), first.views, how)
     if any(use.views != first.views for use in others):
-        return Gradient(_written_out(uses))
+        return _written_out(uses)
     form = forms.joined([use.form for use in uses])
     if form is None:
-        return Gradient(_written_out(uses))
-    return Gradient(forms.settled(form), first.views)
+        return _written_out(uses)
+    return Gradient(forms.settled(form), first.views, words.described(form))
 
 
 def _use(site: Site, leaves: list[jax.Array], entries: Any, seen: Seen) -> Gradient:
@@ -137,10 +150,13 @@ def _use(site: Site, leaves: list[jax.Array], entries: Any, seen: Seen) -> Gradi
     form = None
     if rule is not None and not _is_complex(seen):
         form = rule(_meeting(site, seen))
+    how = ""
     if form is None:
         weights = site.weights(leaves, entries)
         form = Formed(jax.vmap(site.pull_back, in_axes=(0, None))(seen, weights))
-    return Gradient(form, site.source.views)
+        how = words.without_rule(site.primitive, known=rule is not None)
+        how = words.COMPLEX if _is_complex(seen) else how
+    return Gradient(form, site.source.views, how)
 
 
 def _meeting(site: Site, seen: Seen) -> Meeting:
@@ -214,9 +230,10 @@ def _through_computations(
     return {i: pulled[i] for i in sorted(reached)}
 
 
-def _written_out(uses: list[Gradient]) -> Formed:
+def _written_out(uses: list[Gradient]) -> Gradient:
     """Write out the gradients of a leaf and add them up."""
-    return Formed(_total([use.formed() for use in uses]))
+    how = words.written_out([use.how for use in uses], [use.form for use in uses])
+    return Gradient(Formed(_total([use.formed() for use in uses])), how=how)
 
 
 def _total(parts: list[jax.Array]) -> jax.Array:

@@ -21,11 +21,14 @@ from dpjax.clipping.forms import measuring
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import Norm, weighted, working
-from dpjax.clipping.forms.outer import HIGHEST, TRAFFIC
+from dpjax.clipping.forms.outer import HIGHEST
 from dpjax.clipping.tape.guard import is_marked
 
-_CACHE = 2**19
+_CACHE, _FAR_CACHE = 2**19, 2**21
 """Numbers of shifted inputs that a CPU works on at a time."""
+
+_KEPT = 192
+"""Multiply-adds in the time in which one number is kept for later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +90,21 @@ class Convolution:
     @property
     def is_better_formed(self) -> bool:
         """Whether writing the gradients out costs less than working without."""
-        positions, pixels = (
-            math.prod(self.right.shape[1:-1]),
-            math.prod(self.padded.shape[1:-1]),
-        )
-        inputs, columns = self.padded.shape[-1], self.right.shape[-1]
-        offsets = len(self.window.offsets)
-        without = pixels**2 * inputs + positions**2 * (columns + 8 * offsets)
-        return TRAFFIC * offsets * inputs * columns < without
+        positions = math.prod(self.right.shape[1:-1])
+        kernel = self.layout.size(self.layout.rows) * self.right.shape[-1]
+        product = positions * kernel
+        return _KEPT * kernel < min(product, self._gram_cost)
 
     def norm(self) -> Norm:
-        """Return the norms from the Gram matrices of patches and cotangents."""
+        """Return the norms by whichever way is shorter.
+
+        Either from the Gram matrices of patches and cotangents, or from the products,
+        which are forgotten piece by piece.
+        """
+        positions = math.prod(self.right.shape[1:-1])
+        kernel = self.layout.size(self.layout.rows) * self.right.shape[-1]
+        if positions * kernel < self._gram_cost:
+            return self._norm_of_products()
         by_patch = self._patch_gram()
         left = jnp.sqrt(jnp.diagonal(by_patch, axis1=1, axis2=2))[:, None]
         right = _positions(self.right)
@@ -115,16 +122,17 @@ class Convolution:
         return math.sqrt(count) * left * right
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
-        """Return the weighted sum by the convolution's own derivative."""
-        joined = (math.prod(self.padded.shape[:2]),)
+        """Return the weighted sum by products over pieces of the batch."""
+        right = _positions(self.right)
         padded = weighted(self.padded, weights)
-        padded = padded.reshape(*joined, *padded.shape[2:])
-        right = working(self.right).reshape(*joined, *self.right.shape[2:])
-        inputs, columns = padded.shape[-1], right.shape[-1]
-        kernel = jnp.zeros((*self.window.kernel, inputs, columns), padded.dtype)
-        _, pull = jax.vjp(functools.partial(_convolve, padded, self.window), kernel)
-        total = pull(right)[0].reshape(1, -1, columns)
-        return self.layout.to_weight(total)
+        run = functools.partial(_total, self.window)
+        total = jax.lax.platform_dependent(
+            padded,
+            right,
+            cpu=functools.partial(_added_up, run, self._piece(_FAR_CACHE)),
+            default=run,
+        )
+        return self.layout.swapped().to_weight(total[None])
 
     def formed(self) -> Formed:
         """Return the gradients, `(batch, 1, outputs, offsets * inputs)`."""
@@ -132,22 +140,42 @@ class Convolution:
         products = jax.lax.platform_dependent(
             working(self.padded),
             _positions(self.right),
-            cpu=functools.partial(_in_pieces, run, self._piece),
+            cpu=functools.partial(_in_pieces, run, self._piece(_CACHE)),
             default=run,
         )
         bad = jnp.any(is_marked(self.right), axis=tuple(range(1, self.right.ndim)))
         return Formed(products[:, None], self.layout.swapped(), bad)
 
-    @property
-    def _piece(self) -> int:
-        """The largest divisor of the batch whose shifted inputs fit the cache."""
-        batch, images = self.padded.shape[:2]
-        rows = self.layout.size(self.layout.rows)
-        one = images * math.prod(self.window.output) * rows
-        fitting = max(1, _CACHE // max(one, 1))
-        return max(
-            n for n in range(1, max(batch, 1) + 1) if batch % n == 0 and (n <= fitting)
+    def _norm_of_products(self) -> Norm:
+        """Return the norms of products that are not kept."""
+
+        def run(padded: jax.Array, right: jax.Array) -> Norm:
+            return measuring.of_elements(_products(self.window, padded, right), (1, 2))
+
+        found = jax.lax.platform_dependent(
+            working(self.padded),
+            _positions(self.right),
+            cpu=functools.partial(_in_pieces, run, self._piece(_CACHE)),
+            default=run,
         )
+        bad = jnp.any(is_marked(self.right), axis=tuple(range(1, self.right.ndim)))
+        return Norm(*(jnp.where(bad, jnp.inf, norm) for norm in found))
+
+    @property
+    def _gram_cost(self) -> int:
+        """Multiply-adds an example for the Gram matrices."""
+        positions = math.prod(self.right.shape[1:-1])
+        pixels = math.prod(self.padded.shape[1:-1])
+        inputs, columns = self.padded.shape[-1], self.right.shape[-1]
+        shifts = 8 * len(self.window.offsets)
+        return pixels**2 * inputs + positions**2 * (columns + shifts)
+
+    def _piece(self, cache: int) -> int:
+        """Return the largest divisor of the batch whose shifted inputs fit a cache."""
+        batch, positions = self.padded.shape[0], math.prod(self.right.shape[1:-1])
+        one = max(1, positions * self.layout.size(self.layout.rows))
+        fitting = max(1, min(batch, cache // one))
+        return next(n for n in range(fitting, 0, -1) if batch % n == 0)
 
     def _patch_gram(self) -> jax.Array:
         """Return the inner products of patches, `(batch, positions, positions)`."""
@@ -178,39 +206,36 @@ def _products(window: Window, padded: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.einsum("btn,btm->bnm", right, patches, precision=HIGHEST)
 
 
-def _in_pieces(run: Any, piece: int, padded: jax.Array, right: jax.Array) -> jax.Array:
-    """Apply `run` to `piece` examples at a time."""
-    batch = padded.shape[0]
-    if batch == piece:
-        return run(padded, right)
-    pieces = jax.tree.map(
-        lambda x: x.reshape(batch // piece, piece, *x.shape[1:]), (padded, right)
-    )
-    products = jax.lax.map(lambda pair: run(*pair), pieces)
-    return products.reshape(batch, *products.shape[2:])
-
-
-def _convolve(padded: jax.Array, window: Window, kernel: jax.Array) -> jax.Array:
-    """Convolve `(images, *spatial, inputs)` with `(*kernel, inputs, outputs)`."""
-    count = len(window.kernel)
-    spatial = tuple(range(1, count + 1))
-    features = (0, count + 1, *spatial)
-    numbers = jax.lax.ConvDimensionNumbers(
-        features, (count + 1, count, *range(count)), features
-    )
-    ends = zip(
-        window.kernel, window.dilation, window.output, window.strides, strict=True
-    )
-    needed = [(n - 1) * d + 1 + (out - 1) * s for n, d, out, s in ends]
-    used = jax.lax.slice(
-        padded, [0] * padded.ndim, [padded.shape[0], *needed, padded.shape[-1]]
-    )
-    return jax.lax.conv_general_dilated(
-        used,
-        kernel,
-        window_strides=window.strides,
-        padding="VALID",
-        rhs_dilation=window.dilation,
-        dimension_numbers=numbers,
+def _total(window: Window, padded: jax.Array, right: jax.Array) -> jax.Array:
+    """Return the sum of `_products` over the batch."""
+    shifted = [window.shifted(padded, offset, 2) for offset in window.offsets]
+    patches = jnp.concatenate(shifted, axis=-1)
+    rows = math.prod(right.shape[:2])
+    return jnp.einsum(
+        "tn,tm->nm",
+        right.reshape(rows, right.shape[-1]),
+        patches.reshape(rows, patches.shape[-1]),
         precision=HIGHEST,
     )
+
+
+def _split(piece: int, *values: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(x.reshape(-1, piece, *x.shape[1:]) for x in values)
+
+
+def _in_pieces(run: Any, piece: int, padded: jax.Array, right: jax.Array) -> Any:
+    """Apply `run` to `piece` examples at a time."""
+    if padded.shape[0] <= piece:
+        return run(padded, right)
+    found = jax.lax.map(lambda pair: run(*pair), _split(piece, padded, right))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+
+def _added_up(run: Any, piece: int, padded: jax.Array, right: jax.Array) -> jax.Array:
+    """Add up `run` of `piece` examples at a time."""
+    if padded.shape[0] <= piece:
+        return run(padded, right)
+    pieces = _split(piece, padded, right)
+    first = jax.eval_shape(run, *(x[0] for x in pieces))
+    zero = jnp.zeros(first.shape, first.dtype)
+    return jax.lax.scan(lambda t, pair: (t + run(*pair), None), zero, pieces)[0]

@@ -8,7 +8,15 @@ rule, write one function, name its primitive, and test it against `vmap(grad)`.
 from dpjax.clipping.norm_rules import convolutions, elementwise, look_ups, products
 from dpjax.clipping.norm_rules.meeting import RULES, Meeting, Rule, rule
 
+ELEMENTWISE = (
+    elementwise.addition,
+    elementwise.subtraction,
+    elementwise.multiplication,
+)
+"""The rules whose gradients are written out, being as small as the weight's use."""
+
 __all__ = [
+    "ELEMENTWISE",
     "RULES",
     "Meeting",
     "Rule",
