@@ -17,7 +17,7 @@ from dpjax.clipping.tape import guard
 BATCH = 5
 MAX = float(np.finfo(np.float32).max)
 
-# What an array stands for: `Outer` and so on close over layouts, which are static.
+# These programs run a few times: compiling them is what costs.
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
 
 MATRIX = Layout((4, 3), (), (0,), (1,), (4, 3))
@@ -587,7 +587,10 @@ NOT_JOINED = {
 
 @pytest.mark.parametrize("name", NOT_JOINED)
 def test_what_has_no_short_sum_is_not_joined(name):
-    assert forms.joined([of_dtype(part, float) for part in NOT_JOINED[name]()]) is None
+    assert (
+        forms.joined([of_dtype(part, np.float32) for part in NOT_JOINED[name]()])
+        is None
+    )
 
 
 # Parts.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from dpjax import _check
-from dpjax.clipping import contributions, counting, tape, unclipped
+from dpjax.clipping import bookkeeping, contributions, counting, liveness, unclipped
 from dpjax.clipping.arguments import (
     Arguments,
     Roles,
@@ -122,24 +122,30 @@ def _explanation(
     named = jax.tree_util.tree_leaves_with_path(arguments.params)
     results, rows = work.jaxpr.outvars, []
     for i, (path, leaf) in enumerate(named):
-        own = counting.total(work.jaxpr, results[i :: len(named)])
         sites = zip(work.sites, work.plain, strict=True)
         at = [count for site, count in sites if i in site.source.leaves]
+        cost = _cost(work.jaxpr, results[i :: len(named)], sum(at), times)
         name, how = _check.path_name(path), work.gradients[i].how
-        cost = (times * own.operations, own.temporaries, times * sum(at))
         rows.append(Row(name, leaf.shape, len(at), how, *cost))
-    all_ = counting.total(work.jaxpr, results)
-    cost = (times * all_.operations, all_.temporaries, times * sum(work.plain))
-    return Explanation(tuple(rows), batch_size, *cost, times * work.whole)
+    cost = _cost(work.jaxpr, results, sum(work.plain), times)
+    spared = any(map(contributions.is_spared, work.sites))
+    engine = "bookkeeping" if spared else "vmap"
+    return Explanation(tuple(rows), batch_size, *cost, times * work.whole, engine)
+
+
+def _cost(
+    jaxpr: core.Jaxpr, wanted: list[Any], plain: int, times: int
+) -> tuple[int, int, int]:
+    """Return operations, bytes, and plain operations of what `wanted` depends on."""
+    eqns = counting.live(jaxpr, wanted)
+    found = counting.operations(eqns)
+    return times * found, liveness.temporaries(eqns, wanted), times * plain
 
 
 def _traced(loss: Any, params: Params, batch: Any, batch_size: int) -> _Work:
     """Trace what `bookkeeping` and the plain gradient do, without running anything."""
     leaves = jax.tree.leaves(params)
-    one = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch
-    )
-    found = tape.record(lambda params, example: loss(params, *example), params, one)
+    found = bookkeeping.tape_of(loss, params, batch)
     entries = found.entries(leaves)
     _, seen = jax.vmap(found.run, in_axes=(None, 0))(entries, jax.tree.leaves(batch))
     gradients: list[Gradient] = []

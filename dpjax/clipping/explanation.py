@@ -43,6 +43,8 @@ class Explanation:
       plain_operations: of the plain weight gradients of all leaves.
       gradient_operations: of the whole plain gradient: forward, backward and weights.
         The engine replaces `plain_operations` of these by `operations`.
+      engine: what `engine="auto"` takes for this loss: "vmap" where every gradient
+        would be written out anyway.
     """
 
     rows: tuple[Row, ...]
@@ -51,6 +53,7 @@ class Explanation:
     temporaries: int
     plain_operations: int
     gradient_operations: int
+    engine: str
 
     def __str__(self) -> str:
         cells = [_HEAD, *(_cells(row) for row in self.rows)]
@@ -66,6 +69,8 @@ class Explanation:
         ]
         whole = _short(self.gradient_operations)
         lines.append(f"{self.batch_size} examples; the whole plain gradient: {whole}")
+        if self.engine == "vmap":
+            lines.append('engine="auto" takes "vmap": nothing here has a short norm')
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -86,8 +86,9 @@ def _tree_depth(count: int) -> int:
 
 
 def power_of_two_below(value: jax.Array) -> jax.Array:
-    """Return the largest power of two that is at most `value`, within the dtype."""
+    """Return the largest power of two up to `value` whose reciprocal is normal too."""
     info = jnp.finfo(value.dtype)
     _, exponent = jnp.frexp(jnp.where(jnp.isfinite(value), value, 1))
-    exponent = jnp.clip(exponent - 1, info.minexp, info.maxexp - 1)
+    # One less than there is: the reciprocal of the largest would be denormal.
+    exponent = jnp.clip(exponent - 1, info.minexp, info.maxexp - 2)
     return jnp.ldexp(jnp.ones_like(value), exponent)

@@ -5,7 +5,8 @@ pickles and `flax.serialization` all keep. Everything else is derived from them:
 
     key words --domain--> --step--> --path of the leaf--> the values of one leaf
 
-Each arrow is one or two `jax.random.fold_in`, that is, threefry2x32 with 20 rounds.
+Each arrow is one or two encryptions by threefry2x32 with 20 rounds: the first two are
+`jax.random.fold_in`, the last is in `draws`.
 """
 
 import hashlib

@@ -5,7 +5,7 @@ shape)`. It can tell their norms and their weighted sum, and can write them out 
 that is cheaper.
 """
 
-from dpjax.clipping.forms.convolution import Convolution, Window
+from dpjax.clipping.forms.convolution import Convolution
 from dpjax.clipping.forms.form import Form
 from dpjax.clipping.forms.formed import Formed, Nothing
 from dpjax.clipping.forms.joining import joined
@@ -13,6 +13,7 @@ from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import Norm
 from dpjax.clipping.forms.outer import Outer
 from dpjax.clipping.forms.tables import Rows, Table
+from dpjax.clipping.forms.window import Window
 
 __all__ = [
     "Convolution",

@@ -10,7 +10,6 @@ offsets of the inner products of pixels, shifted along the diagonal.
 
 import dataclasses
 import functools
-import itertools
 import math
 from typing import Any
 
@@ -22,6 +21,7 @@ from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import Norm, weighted, working
 from dpjax.clipping.forms.outer import HIGHEST
+from dpjax.clipping.forms.window import Window
 from dpjax.clipping.tape.guard import is_marked
 
 _CACHE, _FAR_CACHE = 2**19, 2**21
@@ -29,45 +29,6 @@ _CACHE, _FAR_CACHE = 2**19, 2**21
 
 _KEPT = 192
 """Multiply-adds in the time in which one number is kept for later."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """The geometry of a convolution.
-
-    Attributes:
-      kernel: spatial shape of the kernel.
-      strides: steps between positions of the output.
-      dilation: steps between elements of the kernel.
-      output: spatial shape of the output.
-    """
-
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilation: tuple[int, ...]
-    output: tuple[int, ...]
-
-    @property
-    def offsets(self) -> list[tuple[int, ...]]:
-        """The offset of every element of the kernel, in row-major order."""
-        steps = zip(self.kernel, self.dilation, strict=True)
-        return list(itertools.product(*(range(0, n * d, d) for n, d in steps)))
-
-    def shifted(self, x: jax.Array, offset: tuple[int, ...], first: int) -> jax.Array:
-        """Return what the kernel's element at `offset` meets, at every position.
-
-        Args:
-          x: padded inputs, spatial axes from `first` on.
-          offset: one of `offsets`.
-          first: the first spatial axis.
-        """
-        start, limit, step = [0] * x.ndim, list(x.shape), [1] * x.ndim
-        axes = zip(offset, self.output, self.strides, strict=True)
-        for axis, (begin, count, stride) in enumerate(axes, first):
-            start[axis] = begin
-            limit[axis] = begin + (count - 1) * stride + 1
-            step[axis] = stride
-        return jax.lax.slice(x, start, limit, step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +63,13 @@ class Convolution:
         which are forgotten piece by piece.
         """
         positions = math.prod(self.right.shape[1:-1])
-        kernel = self.layout.size(self.layout.rows) * self.right.shape[-1]
-        if positions * kernel < self._gram_cost:
-            return self._norm_of_products()
-        by_patch = self._patch_gram()
-        left = jnp.sqrt(jnp.diagonal(by_patch, axis1=1, axis2=2))[:, None]
-        right = _positions(self.right)
-        by_right = jnp.einsum("btn,bsn->bts", right, right, precision=HIGHEST)
-        squared = jnp.sum(jnp.sum(by_patch * by_right, axis=-1), axis=-1)
-        length = sum(right.shape[1:]) + self.layout.size(self.layout.rows)
-        by_position = measuring.norm(right, -1)[:, None]
-        return measuring.of_products(squared, left, by_position, length)
+        rows = self.layout.size(self.layout.rows)
+        columns = self.right.shape[-1]
+        by_products = positions * rows * columns < self._gram_cost
+        squared = self._squared_products() if by_products else self._squared_gram()
+        by_position = measuring.norm(_positions(self.right), -1)[:, None]
+        length = positions + rows + columns
+        return measuring.of_products(squared, self._by_patch(), by_position, length)
 
     def longest(self) -> jax.Array:
         """Return at most sqrt(offsets * positions) |x| |dL/dy|."""
@@ -146,11 +103,13 @@ class Convolution:
         bad = jnp.any(is_marked(self.right), axis=tuple(range(1, self.right.ndim)))
         return Formed(products[:, None], self.layout.swapped(), bad)
 
-    def _norm_of_products(self) -> Norm:
-        """Return the norms of products that are not kept."""
+    def _squared_products(self) -> jax.Array:
+        """Return the squared norms of products that are not kept."""
 
-        def run(padded: jax.Array, right: jax.Array) -> Norm:
-            return measuring.of_elements(_products(self.window, padded, right), (1, 2))
+        def run(padded: jax.Array, right: jax.Array) -> jax.Array:
+            return measuring.sum_of_squares(
+                _products(self.window, padded, right), (1, 2)
+            )
 
         found = jax.lax.platform_dependent(
             working(self.padded),
@@ -159,7 +118,20 @@ class Convolution:
             default=run,
         )
         bad = jnp.any(is_marked(self.right), axis=tuple(range(1, self.right.ndim)))
-        return Norm(*(jnp.where(bad, jnp.inf, norm) for norm in found))
+        return jnp.where(bad, jnp.inf, found)
+
+    def _squared_gram(self) -> jax.Array:
+        """Return the squared norms from the two Gram matrices."""
+        right = _positions(self.right)
+        by_right = jnp.einsum("btn,bsn->bts", right, right, precision=HIGHEST)
+        return measuring.summed_in_turn(self._patch_gram() * by_right, (2, 1))
+
+    def _by_patch(self) -> jax.Array:
+        """Return the norms of patches, `(batch, 1, positions)`."""
+        squares = measuring.sum_of_squares(self.padded, -1)
+        offsets = self.window.offsets
+        total = sum(self.window.shifted(squares, offset, 2) for offset in offsets)
+        return jnp.sqrt(total).reshape(len(squares), 1, -1)
 
     @property
     def _gram_cost(self) -> int:

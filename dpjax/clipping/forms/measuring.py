@@ -6,6 +6,7 @@ happened.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -43,7 +44,7 @@ def weighted(value: jax.Array, weights: jax.Array) -> jax.Array:
 
 def norm(value: jax.Array, axes: Axes) -> jax.Array:
     """Return the L2 norm along axes."""
-    return jnp.sqrt(_sum_of_squares(value, axes))
+    return jnp.sqrt(sum_of_squares(value, axes))
 
 
 def longest(value: jax.Array, axes: Axes) -> jax.Array:
@@ -105,8 +106,8 @@ def _tiny(like: jax.Array) -> float:
     return float(jnp.finfo(like.dtype).tiny)
 
 
-def _sum_of_squares(value: jax.Array, axes: Axes) -> jax.Array:
-    """Sum squares, one axis after the other: short sums round less than a long one."""
+def sum_of_squares(value: jax.Array, axes: Axes) -> jax.Array:
+    """Return the sum of squares along axes."""
     value, shape = working(value), value.shape
     summed = {
         axis % value.ndim for axis in ((axes,) if isinstance(axes, int) else axes)
@@ -118,6 +119,15 @@ def _sum_of_squares(value: jax.Array, axes: Axes) -> jax.Array:
     last_first = [sorted(slim).index(axis) for axis in sorted(summed & slim)][::-1]
     parts = (value.real, value.imag) if jnp.iscomplexobj(value) else (value,)
     squares: Any = sum(jnp.square(part) for part in parts)
-    for axis in last_first:
-        squares = jnp.sum(squares, axis=axis)
-    return squares.reshape([shape[axis] for axis in kept])
+    return summed_in_turn(squares, last_first).reshape([shape[axis] for axis in kept])
+
+
+def summed_in_turn(value: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """Sum one axis after the other, each counted after the sums before it.
+
+    Short sums round less than a long one, into which XLA would merge them.
+    """
+    for i, axis in enumerate(axes):
+        value = jax.lax.optimization_barrier(value) if i else value
+        value = jnp.sum(value, axis=axis)
+    return value

@@ -117,4 +117,4 @@ def _gram_norm(left: jax.Array, right: jax.Array) -> jax.Array:
     subscripts = "bgtm,bgsm->bgts"
     by_left = jnp.einsum(subscripts, left, left, precision=HIGHEST)
     by_right = jnp.einsum(subscripts, right, right, precision=HIGHEST)
-    return jnp.sum(jnp.sum(by_left * by_right, axis=-1), axis=(1, 2))
+    return measuring.summed_in_turn(by_left * by_right, (3, 2, 1))

@@ -40,7 +40,7 @@ class Rows:
         summed = jnp.einsum(
             "bts,bsn->btn", same.astype(values.dtype), values, precision=HIGHEST
         )
-        squared = jnp.sum(jnp.sum(summed * values, axis=-1), axis=-1)
+        squared = measuring.summed_in_turn(summed * values, (2, 1))
         by_position = measuring.norm(values, -1)[:, None]
         ones = jnp.ones_like(by_position)
         length = values.shape[1] + values.shape[2]
@@ -112,4 +112,4 @@ class Table:
         values = working(self.looked_up.values)
         at_rows = jax.vmap(lambda x, i: x[:, i])(left, self.looked_up.index)
         products = jnp.einsum("btn,bsn->bst", values, right, precision=HIGHEST)
-        return jnp.sum(jnp.sum(at_rows * products, axis=-1), axis=-1)
+        return measuring.summed_in_turn(at_rows * products, (2, 1))

@@ -1,0 +1,251 @@
+"""The fast engine itself: what it costs, and what it does at the edges."""
+
+import functools
+import itertools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import dpjax
+
+ENGINES = ["bookkeeping", "vmap"]
+
+
+# Machine code of the same programs, not optimised: compiling it is what costs.
+UNOPTIMISED = {"xla_backend_optimization_level": 0}
+
+
+def jitted(loss, clip=1.0, engine="bookkeeping", **settings):
+    fn = dpjax.clipped_grad(loss, clip, engine=engine, **settings)
+    return jax.jit(fn, compiler_options=UNOPTIMISED)
+
+
+def fast(loss, clip=1.0, **settings):
+    return dpjax.clipped_grad(loss, clip, engine="bookkeeping", **settings)
+
+
+def mlp(params, x):
+    for i, layer in enumerate(params):
+        x = x @ layer["w"] + layer["b"]
+        x = jnp.tanh(x) if i + 1 < len(params) else x
+    return jax.nn.logsumexp(x) - x[0]
+
+
+def mlp_params(*widths):
+    random = np.random.default_rng(0)
+    return [
+        {
+            "w": jnp.asarray(random.normal(size=(n, m)) / math.sqrt(n), jnp.float32),
+            "b": jnp.zeros(m),
+        }
+        for n, m in itertools.pairwise(widths)
+    ]
+
+
+def rows(batch_size, width):
+    random = np.random.default_rng(1)
+    return jnp.asarray(random.normal(size=(batch_size, width)), jnp.float32)
+
+
+def assert_close(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), got, want)
+
+
+# What it costs.
+
+
+def largest_arrays(loss, params, x, engine):
+    """Return the numbers of elements of all arrays in the optimised program."""
+    fn = jitted(loss, engine=engine)
+    text = fn.lower(params, x).compile().as_text()
+    shapes = {
+        tuple(map(int, s.split(","))) for s in re.findall(r"f32\[([\d,]+)\]", text)
+    }
+    return {math.prod(shape) for shape in shapes}
+
+
+def test_no_array_of_an_mlp_is_as_large_as_its_per_example_gradients():
+    params, x = mlp_params(29, 37, 41, 5), rows(11, 29)
+    sizes = {11 * leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2}
+    assert sizes <= largest_arrays(mlp, params, x, "vmap")
+    found = largest_arrays(mlp, params, x, "bookkeeping")
+    assert max(found) == 37 * 41
+
+
+def test_no_array_of_a_table_is_as_large_as_its_per_example_gradients():
+    def loss(params, ids):
+        return jax.nn.logsumexp(jnp.tanh(params["table"][ids].mean(0)) @ params["w"])
+
+    params = {"table": rows(97, 7), "w": rows(7, 5)}
+    ids = jnp.arange(11 * 13).reshape(11, 13) % 97
+    assert 11 * 97 * 7 in largest_arrays(loss, params, ids, "vmap")
+    # The look-ups of the batch are 11 * 13 rows.
+    found = largest_arrays(loss, params, ids, "bookkeeping")
+    assert max(found) <= 11 * 13 * 13
+
+
+def temporaries(params, x, engine):
+    fn = jitted(mlp, engine=engine)
+    return fn.lower(params, x).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_temporaries_of_an_mlp_are_a_small_part_of_those_of_vmap():
+    params, x = mlp_params(200, 256, 256, 10), rows(64, 200)
+    used, oracle = (temporaries(params, x, engine) for engine in ENGINES)
+    gradients = 64 * 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert oracle >= gradients
+    assert used < gradients / 20
+
+
+def test_a_loss_is_traced_a_fixed_number_of_times():
+    traces = []
+
+    def counted(params, x):
+        traces.append(x.shape)
+        return mlp(params, x)
+
+    fn, params = jitted(counted), mlp_params(3, 4, 2)
+    counts = []
+    for batch_size in (2, 2, 64, 64):
+        before = len(traces)
+        fn(params, rows(batch_size, 3))
+        counts.append(len(traces) - before)
+    assert counts == [counts[0], 0, counts[0], 0]
+    assert counts[0] <= 2
+
+
+def test_the_body_of_a_scan_is_traced_a_fixed_number_of_times():
+    traces = []
+
+    def counted(w, x):
+        def step(h, x_t):
+            traces.append(x_t.shape)
+            return jnp.tanh(h @ w + x_t), None
+
+        return jnp.sum(lax.scan(step, jnp.zeros(3), x)[0])
+
+    counts = []
+    for length in (2, 50):
+        traces.clear()
+        jitted(counted)(jnp.eye(3), jnp.ones((4, length, 3)))
+        counts.append(len(traces))
+    assert counts[0] == counts[1] <= 4
+
+
+# Where it runs.
+
+
+@pytest.fixture(scope="module")
+def case():
+    params, x = mlp_params(3, 4, 2), rows(6, 3)
+    return params, x, dpjax.clipped_grad(mlp, 0.5, engine="vmap")(params, x)
+
+
+def test_it_gives_the_same_as_it_is_and_inside_of_jit(case):
+    params, x, want = case
+    assert_close(fast(mlp, 0.5)(params, x), want)
+    assert_close(jitted(mlp, 0.5)(params, x), want)
+
+
+def test_it_gives_the_same_inside_of_a_scan(case):
+    params, x, want = case
+    fn = fast(mlp, 0.5)
+
+    def body(carry, scale):
+        return carry, fn(jax.tree.map(lambda leaf: leaf * scale, carry), x)
+
+    _, each = lax.scan(body, params, jnp.array([2.0, 1.0]))
+    assert_close(jax.tree.map(lambda leaf: leaf[1], each.sum), want.sum)
+    assert_close(each.per_example.grad_norm[1], want.per_example.grad_norm)
+
+
+def test_it_gives_the_same_inside_of_vmap_over_parameters(case):
+    params, x, want = case
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    each = jax.vmap(fast(mlp, 0.5), in_axes=(0, None))(stacked, x)
+    assert_close(jax.tree.map(lambda leaf: leaf[0], each.sum), want.sum)
+
+
+def test_it_gives_the_same_on_two_devices(case):
+    params, x, want = case
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    sharded = jax.device_put(params, everywhere), jax.device_put(x, by_rows)
+    got = jitted(mlp, 0.5)(*sharded)
+    assert len(got.per_example.loss.sharding.device_set) == 2
+    assert_close(got, want)
+
+
+# Edges.
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 2])
+def test_an_empty_batch_gives_zero(microbatch_size):
+    params = mlp_params(3, 4, 2)
+    grads = jitted(mlp, microbatch_size=microbatch_size)(params, jnp.zeros((0, 3)))
+    assert_close(grads.sum, jax.tree.map(jnp.zeros_like, params))
+    assert grads.per_example.grad_norm.shape == (0,)
+
+
+def test_one_example_gives_its_clipped_gradient():
+    params, x = mlp_params(3, 4, 2), rows(1, 3)
+    grads = jitted(mlp, 0.25)(params, x)
+    exact = jax.grad(mlp)(params, x[0])
+    norm = math.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(exact)))
+    assert norm > 0.25
+    assert_close(grads.sum, jax.tree.map(lambda leaf: leaf * 0.25 / norm, exact))
+    np.testing.assert_allclose(grads.per_example.grad_norm, [norm], rtol=1e-5)
+
+
+def test_a_parameter_that_is_not_used_has_gradient_zero():
+    def loss(params, x):
+        return jnp.vdot(params["used"], x)
+
+    params = {"used": jnp.ones(3), "unused": jnp.ones((2, 2), jnp.bfloat16)}
+    x = rows(4, 3)
+    grads = jitted(loss, 1e6)(params, x)
+    np.testing.assert_allclose(grads.sum["used"], x.sum(0), rtol=1e-5)
+    assert not grads.sum["unused"].any()
+    assert grads.sum["unused"].dtype == jnp.float32
+    norms = np.linalg.norm(x, axis=1)
+    np.testing.assert_allclose(grads.per_example.grad_norm, norms, rtol=1e-6)
+
+
+def test_a_loss_that_uses_no_parameter_has_gradient_zero():
+    grads = jitted(lambda params, x: jnp.sum(x**2))({"w": jnp.ones(3)}, rows(4, 3))
+    assert not grads.sum["w"].any()
+    np.testing.assert_array_equal(grads.per_example.grad_norm, np.zeros(4))
+    np.testing.assert_allclose(grads.per_example.loss, jnp.sum(rows(4, 3) ** 2, 1))
+
+
+def test_a_loss_that_uses_no_example_has_the_same_gradient_for_all():
+    grads = jitted(lambda w, x: jnp.sum(w**2), 1e6)(jnp.arange(3.0), rows(4, 3))
+    np.testing.assert_allclose(grads.sum, 4 * 2 * jnp.arange(3.0), rtol=1e-6)
+    norms = np.full(4, math.sqrt(20.0))
+    np.testing.assert_allclose(grads.per_example.grad_norm, norms, rtol=1e-6)
+
+
+LINEAR = {
+    "bias": lambda w, x: jnp.vdot(w[0] + x[0], x[0]),
+    "one_position": lambda w, x: jnp.vdot(x[0] @ w, jnp.ones(2)),
+    "positions": lambda w, x: jnp.vdot(x @ w, jnp.ones((3, 2))),
+    "table": lambda w, x: jnp.vdot(w[jnp.argmax(x, axis=1)], x),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_number_at_the_ends_of_float32_obeys_the_clip_norm(name, engine):
+    fn = jitted(LINEAR[name], 0.5, engine)
+    for value in (1e38, 1.8e38, 3.4e38, 1e-37, 1e-38):
+        grads = fn(jnp.ones((2, 2)), jnp.ones((1, 3, 2)).at[0, 0, 0].set(value))
+        assert np.linalg.norm(np.asarray(grads.sum, float)) <= 0.5
+        if value > 1:
+            assert grads.per_example.grad_norm[0] >= value * (1 - 1e-6)
