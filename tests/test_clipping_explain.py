@@ -198,7 +198,7 @@ def test_bytes_are_within_a_factor_of_three_of_what_xla_allocates(name):
     assert row.temporaries <= 3 * memory.temp_size_in_bytes
 
 
-@pytest.mark.parametrize("name", set(CASES) - {"recurrence", "embedding"})
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"recurrence", "embedding"}))
 def test_the_plain_gradient_is_within_a_quarter_of_what_xla_counts(name):
     loss, params, batch, _ = CASES[name]
     found = dpjax.explain(loss, params, batch)

@@ -25,7 +25,7 @@ def side_by_side(
     rounds: int,
     *,
     turn: float = 0.1,
-    budget: float = 30.0,
+    budget: float = 6.0,
 ) -> dict[str, list[float]]:
     """Return the seconds a call of each contestant, one number a round.
 

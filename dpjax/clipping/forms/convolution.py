@@ -27,8 +27,14 @@ from dpjax.clipping.tape.guard import is_marked
 _CACHE, _FAR_CACHE = 2**19, 2**21
 """Numbers of shifted inputs that a CPU works on at a time."""
 
-_KEPT = 192
-"""Multiply-adds in the time in which one number is kept for later."""
+_SHIFT = 48
+"""Multiply-adds in the time in which one number of a Gram matrix is shifted."""
+
+_SMALL_KERNEL = 2**16
+"""Numbers of a kernel's gradient that a CPU keeps close by."""
+
+_KEPT_CLOSE, _KEPT_FAR = 96, 320
+"""Multiply-adds in the time in which one number of a gradient is kept for later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +59,8 @@ class Convolution:
         """Whether writing the gradients out costs less than working without."""
         positions = math.prod(self.right.shape[1:-1])
         kernel = self.layout.size(self.layout.rows) * self.right.shape[-1]
-        product = positions * kernel
-        return _KEPT * kernel < min(product, self._gram_cost)
+        kept = _KEPT_CLOSE if kernel <= _SMALL_KERNEL else _KEPT_FAR
+        return kept * kernel < min(positions * kernel, self._gram_cost)
 
     def norm(self) -> Norm:
         """Return the norms by whichever way is shorter.
@@ -139,7 +145,7 @@ class Convolution:
         positions = math.prod(self.right.shape[1:-1])
         pixels = math.prod(self.padded.shape[1:-1])
         inputs, columns = self.padded.shape[-1], self.right.shape[-1]
-        shifts = 8 * len(self.window.offsets)
+        shifts = _SHIFT * len(self.window.offsets)
         return pixels**2 * inputs + positions**2 * (columns + shifts)
 
     def _piece(self, cache: int) -> int:
