@@ -249,3 +249,28 @@ def test_a_number_at_the_ends_of_float32_obeys_the_clip_norm(name, engine):
         assert np.linalg.norm(np.asarray(grads.sum, float)) <= 0.5
         if value > 1:
             assert grads.per_example.grad_norm[0] >= value * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_a_gradient_that_is_not_finite_contributes_zero_in_every_dtype(dtype):
+    # The root of |0| has no finite derivative, though the input is finite.
+    def loss(params, x):
+        y = x @ params["w"] + params["b"]
+        return jnp.sum(jnp.sqrt(jnp.abs(y))).astype(jnp.float32)
+
+    params = {"b": jnp.zeros(4, dtype), "w": jnp.ones((3, 4), dtype)}
+    x = jnp.array([[1, 2, 3], [1, 1, -2]], dtype)
+    for positions in (x, jnp.stack([x, x], 1)):
+        both, one = (jitted(loss)(params, part) for part in (positions, positions[:1]))
+        assert not np.isfinite(both.per_example.grad_norm[1])
+        assert_close(both.sum, one.sum)
+
+
+@pytest.mark.parametrize("side", [4, 10, 20])
+def test_an_empty_batch_of_images_gives_zero_whichever_way_is_taken(side):
+    def loss(kernel, x):
+        return jnp.sum(lax.conv(x[None], kernel, (1, 1), "SAME") ** 2)
+
+    grads = fast(loss)(jnp.ones((32, 32, 3, 3)), jnp.zeros((0, 32, side, side)))
+    assert grads.sum.shape == (32, 32, 3, 3)
+    assert not grads.sum.any()

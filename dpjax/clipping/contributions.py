@@ -16,6 +16,7 @@ from dpjax.clipping import forms, norms
 from dpjax.clipping.forms import Form, Formed, Layout, Norm, Outer, Rows, words
 from dpjax.clipping.norm_rules import ELEMENTWISE, RULES, Meeting
 from dpjax.clipping.tape import Piece, Seen, Site, Tape
+from dpjax.clipping.tape.guard import widened
 from dpjax.clipping.tape.views import View
 
 
@@ -178,7 +179,7 @@ def _meeting(site: Site, seen: Seen) -> Meeting:
         arrange(next(recorded)) if i in site.recorded else None
         for i in range(len(site.shapes))
     ]
-    cotangents = [arrange(value) for value in seen.cotangents]
+    cotangents = [arrange(widened(value)) for value in seen.cotangents]
     return Meeting(
         site.params, site.position, site.weight.shape, inputs, cotangents, stack
     )

@@ -20,7 +20,7 @@ from dpjax.clipping.forms import measuring
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import Norm, weighted, working
-from dpjax.clipping.forms.outer import HIGHEST
+from dpjax.clipping.forms.outer import HIGHEST, joined_positions
 from dpjax.clipping.forms.window import Window
 from dpjax.clipping.tape.guard import is_marked
 
@@ -99,32 +99,28 @@ class Convolution:
 
     def formed(self) -> Formed:
         """Return the gradients, `(batch, 1, outputs, offsets * inputs)`."""
-        run = functools.partial(_products, self.window)
-        products = jax.lax.platform_dependent(
-            working(self.padded),
-            _positions(self.right),
-            cpu=functools.partial(_in_pieces, run, self._piece(_CACHE)),
-            default=run,
-        )
-        bad = jnp.any(is_marked(self.right), axis=tuple(range(1, self.right.ndim)))
-        return Formed(products[:, None], self.layout.swapped(), bad)
+        products = self._piece_by_piece(functools.partial(_products, self.window))
+        return Formed(products[:, None], self.layout.swapped(), self._bad)
 
     def _squared_products(self) -> jax.Array:
         """Return the squared norms of products that are not kept."""
 
         def run(padded: jax.Array, right: jax.Array) -> jax.Array:
-            return measuring.sum_of_squares(
-                _products(self.window, padded, right), (1, 2)
-            )
+            products = _products(self.window, padded, right)
+            return measuring.sum_of_squares(products, (1, 2))
 
-        found = jax.lax.platform_dependent(
-            working(self.padded),
-            _positions(self.right),
-            cpu=functools.partial(_in_pieces, run, self._piece(_CACHE)),
-            default=run,
-        )
-        bad = jnp.any(is_marked(self.right), axis=tuple(range(1, self.right.ndim)))
-        return jnp.where(bad, jnp.inf, found)
+        return jnp.where(self._bad, jnp.inf, self._piece_by_piece(run))
+
+    def _piece_by_piece(self, run: Any) -> jax.Array:
+        """Apply `run` to the batch, on a CPU to pieces that stay in the cache."""
+        in_pieces = functools.partial(_in_pieces, run, self._piece(_CACHE))
+        padded, right = working(self.padded), _positions(self.right)
+        return jax.lax.platform_dependent(padded, right, cpu=in_pieces, default=run)
+
+    @property
+    def _bad(self) -> jax.Array:
+        """Which examples have marks among their cotangents, `(batch,)`."""
+        return jnp.any(is_marked(self.right), axis=tuple(range(1, self.right.ndim)))
 
     def _squared_gram(self) -> jax.Array:
         """Return the squared norms from the two Gram matrices."""
@@ -137,7 +133,8 @@ class Convolution:
         squares = measuring.sum_of_squares(self.padded, -1)
         offsets = self.window.offsets
         total = sum(self.window.shifted(squares, offset, 2) for offset in offsets)
-        return jnp.sqrt(total).reshape(len(squares), 1, -1)
+        positions = math.prod(self.right.shape[1:-1])
+        return jnp.sqrt(total).reshape(squares.shape[0], 1, positions)
 
     @property
     def _gram_cost(self) -> int:
@@ -176,25 +173,25 @@ def _positions(right: jax.Array) -> jax.Array:
     return working(right).reshape(right.shape[0], positions, right.shape[-1])
 
 
-def _products(window: Window, padded: jax.Array, right: jax.Array) -> jax.Array:
-    """Return `(batch, outputs, offsets * inputs)`."""
+def _patches(window: Window, padded: jax.Array, right: jax.Array) -> jax.Array:
+    """Return shifted inputs side by side, `(batch, positions, offsets * inputs)`."""
     shifted = [window.shifted(padded, offset, 2) for offset in window.offsets]
     patches = jnp.concatenate(shifted, axis=-1)
-    patches = patches.reshape(*right.shape[:2], patches.shape[-1])
+    return patches.reshape(*right.shape[:2], patches.shape[-1])
+
+
+def _products(window: Window, padded: jax.Array, right: jax.Array) -> jax.Array:
+    """Return `(batch, outputs, offsets * inputs)`."""
+    patches = _patches(window, padded, right)
     return jnp.einsum("btn,btm->bnm", right, patches, precision=HIGHEST)
 
 
 def _total(window: Window, padded: jax.Array, right: jax.Array) -> jax.Array:
     """Return the sum of `_products` over the batch."""
-    shifted = [window.shifted(padded, offset, 2) for offset in window.offsets]
-    patches = jnp.concatenate(shifted, axis=-1)
-    rows = math.prod(right.shape[:2])
-    return jnp.einsum(
-        "tn,tm->nm",
-        right.reshape(rows, right.shape[-1]),
-        patches.reshape(rows, patches.shape[-1]),
-        precision=HIGHEST,
+    left, right = (
+        joined_positions(x) for x in (_patches(window, padded, right), right)
     )
+    return jnp.einsum("tn,tm->nm", right, left, precision=HIGHEST)
 
 
 def _split(piece: int, *values: jax.Array) -> tuple[jax.Array, ...]:

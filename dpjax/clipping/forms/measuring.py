@@ -55,7 +55,8 @@ def longest(value: jax.Array, axes: Axes) -> jax.Array:
     value = working(value)
     largest = jnp.max(jnp.abs(value), axis=axes, keepdims=True, initial=0)
     scale = norms.power_of_two_below(largest)
-    found = norm(value / scale, axes) * scale.reshape(norm(value, axes).shape)
+    found = norm(value / scale, axes)
+    found = found * scale.reshape(found.shape)
     limit = float(jnp.finfo(found.dtype).max) / 2
     return jnp.where(found < limit, found, jnp.inf)
 

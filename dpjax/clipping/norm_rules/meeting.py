@@ -20,7 +20,7 @@ class Meeting(NamedTuple):
       weight: shape of the weight at one step.
       inputs: for each operand, its values `(batch, stack, shared, *shape)`, or `None`
         for the weight and for literals.
-      cotangents: for each result, the same.
+      cotangents: for each result, the same; in float32 at least.
       stack: leading axes of the weight, from scans that step through it; their product
         is the axis `stack` above.
     """

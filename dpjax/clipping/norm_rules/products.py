@@ -8,9 +8,8 @@ from dpjax.clipping.norm_rules.meeting import Meeting, as_matrices, rest_of, rul
 def dot(meeting: Meeting) -> Form | None:
     """Of a contraction of x and w it is an outer product over positions.
 
-    Rows are the contracted axes, columns the free axes of w.
-
-    Positions are the free axes of x; batch axes of the product are groups.
+    Rows are the contracted axes, columns the free axes of w, positions the free axes of
+    x, and groups the batch axes of the product.
     """
     data = meeting.other
     if data is None:

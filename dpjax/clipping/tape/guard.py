@@ -36,6 +36,17 @@ def is_marked(value: jax.Array) -> jax.Array:
     return value == jnp.finfo(value.dtype).max
 
 
+def widened(value: jax.Array) -> jax.Array:
+    """Return `value` in float32 at least, with the marks of that dtype.
+
+    The largest float16 is an ordinary float32: a mark that is only cast is lost.
+    """
+    dtype = jnp.promote_types(value.dtype, jnp.float32)
+    if dtype == value.dtype:
+        return value
+    return jnp.where(is_marked(value), jnp.finfo(dtype).max, value.astype(dtype))
+
+
 def unmarked(value: jax.Array) -> jax.Array:
     """Return `value` with NaN where `finite` found something not finite."""
     return jnp.where(is_marked(value), jnp.nan, value)
