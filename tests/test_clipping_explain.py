@@ -15,6 +15,7 @@ from jax.interpreters import ad, batching
 
 import dpjax
 from dpjax.clipping import bookkeeping, contributions, forms, tape, vmapped
+from dpjax.clipping.forms import measuring
 from dpjax.clipping.tape import equations
 
 
@@ -159,7 +160,8 @@ def leaf_programs(loss, params, batch):
 
     def program(i, leaves, entries, seen, weights):
         all_of_them = contributions.assemble(found, leaves, entries, seen, len(weights))
-        return *all_of_them[i].norm(), all_of_them[i].weighted_sum(weights)
+        squares = measuring.added_up([all_of_them[i].squares()])
+        return *squares, all_of_them[i].weighted_sum(weights)
 
     args = (leaves, entries, seen, shaped(batch.shape[0]))
     return [functools.partial(program, i) for i in range(len(leaves))], args

@@ -28,7 +28,6 @@ References:
     Small Cost, arXiv 2210.00038.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -36,7 +35,7 @@ import jax.numpy as jnp
 
 from dpjax.clipping import contributions, norms, rules, tape
 from dpjax.clipping.contributions import Gradient
-from dpjax.clipping.forms import Norm
+from dpjax.clipping.forms import extremes, measuring
 from dpjax.clipping.result import PerExample
 from dpjax.types import ArrayTree, Params
 
@@ -62,16 +61,16 @@ def clipped_sum(
     leaves, structure = jax.tree.flatten(params)
     found = tape_of(example_loss, params, batch) if found is None else found
     (loss, aux), gradients = _record(found, leaves, batch)
-    measured = _measure(gradients)
-    grad_norm = norms.euclidean_norm(measured.value.T)
+    values, bounds = _measure(gradients)
+    grad_norm = norms.euclidean_norm(values.T)
     like = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     factors = rule.factors(
-        jax.tree.unflatten(structure, list(measured.bound)),
+        jax.tree.unflatten(structure, list(bounds)),
         jax.tree.unflatten(structure, like),
     )
     finite = jnp.isfinite(grad_norm)
     keep = finite if mask is None else finite & mask
-    weights = [jnp.where(keep, factor, 0) for factor in jax.tree.leaves(factors)]
+    weights = _kept(jax.tree.leaves(factors), keep)
     total = [
         gradient.weighted_sum(weight).astype(norms.working_dtype(leaf.dtype))
         for gradient, weight, leaf in zip(gradients, weights, leaves, strict=True)
@@ -105,21 +104,40 @@ def _record(
     return outputs, contributions.assemble(found, leaves, entries, seen, batch_size)
 
 
-def _measure(gradients: list[Gradient]) -> Norm:
-    """Return the norms of every leaf's gradients, `(leaves, batch)`.
+def _measure(gradients: list[Gradient]) -> tuple[jax.Array, jax.Array]:
+    """Return the norms of every leaf's gradients, and bounds of them.
 
     Squares are taken as they are. Where one overflows, or an example's all but vanish,
     upper bounds that do neither take the norms' place.
+
+    Returns:
+      The norms as they come out in floating point, and what is at least the norms in
+      exact arithmetic: `(leaves, batch)` each.
     """
-    found = [gradient.norm() for gradient in gradients]
-    values = jnp.stack([norm.value for norm in found])
-    bounds = jnp.stack([norm.bound for norm in found])
+    squares = measuring.added_up([gradient.squares() for gradient in gradients])
+    values, bounds = map(jnp.sqrt, squares)
     eps, tiny = (float(getattr(jnp.finfo(bounds.dtype), n)) for n in ("eps", "tiny"))
-    usual = jnp.isfinite(bounds) & (jnp.max(values, axis=0) > math.sqrt(tiny) / eps)
+    seen = jnp.sum(squares[0], axis=0) > tiny / eps**2
+    usual = jnp.isfinite(bounds) & seen
     longest = jax.lax.cond(
-        jnp.all(usual),
+        jnp.isfinite(jnp.sum(bounds)) & jnp.all(seen),
         lambda: jnp.zeros_like(bounds),
-        lambda: jnp.stack([gradient.longest() for gradient in gradients]),
+        lambda: extremes.bounds([gradient.terms() for gradient in gradients], bounds),
     )
-    value, bound = longest, longest * (1 + 32 * eps)
-    return Norm(jnp.where(usual, values, value), jnp.where(usual, bounds, bound))
+    return jnp.where(usual, values, longest), jnp.where(usual, bounds, longest)
+
+
+def _kept(factors: list[jax.Array], keep: jax.Array) -> list[jax.Array]:
+    """Return the factors, 0 where not kept.
+
+    The branch says nothing that `where` alone would not. But its results are computed
+    once, and not, with all that they come from, in every product that uses them.
+    """
+    distinct = list({id(factor): factor for factor in factors}.values())
+    kept = jax.lax.cond(
+        jnp.all(keep),
+        lambda: distinct,
+        lambda: [jnp.where(keep, factor, 0) for factor in distinct],
+    )
+    found = {id(factor): value for factor, value in zip(distinct, kept, strict=True)}
+    return [found[id(factor)] for factor in factors]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.clipping import forms, norms
-from dpjax.clipping.forms import Form, Formed, Layout, Norm, Outer, Rows, words
+from dpjax.clipping.forms import Form, Formed, Layout, Outer, Rows, Squares, Term, words
 from dpjax.clipping.norm_rules import ELEMENTWISE, RULES, Meeting
 from dpjax.clipping.tape import Piece, Seen, Site, Tape
 from dpjax.clipping.tape.guard import widened
@@ -34,13 +34,13 @@ class Gradient:
     views: tuple[View, ...] = ()
     how: str = ""
 
-    def norm(self) -> Norm:
-        """Return the norms `(batch,)`."""
-        return self.form.norm()
+    def squares(self) -> Squares:
+        """Return the squared norms `(batch,)`."""
+        return self.form.squares()
 
-    def longest(self) -> jax.Array:
-        """Return upper bounds of the norms `(batch,)`, also where squares overflow."""
-        return self.form.longest()
+    def terms(self) -> list[Term]:
+        """Return terms whose sum bounds the norms, also where squares overflow."""
+        return self.form.terms()
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
         """Return the weighted sum, shaped like the leaf."""

@@ -18,6 +18,7 @@ from dpjax.clipping.arguments import (
 )
 from dpjax.clipping.contributions import Gradient
 from dpjax.clipping.explanation import Explanation, Row
+from dpjax.clipping.forms import measuring
 from dpjax.clipping.tape import Seen, Site, equations
 from dpjax.types import ArrayTree, LossFn, Params
 
@@ -153,9 +154,9 @@ def _traced(loss: Any, params: Params, batch: Any, batch_size: int) -> _Work:
     def measure(leaves: Any, entries: Any, seen: Any, weights: jax.Array) -> Any:
         found_now = contributions.assemble(found, leaves, entries, seen, batch_size)
         gradients.extend(found_now)
-        norms = [gradient.norm() for gradient in gradients]
+        norms = [measuring.added_up([gradient.squares()]) for gradient in gradients]
         sums = [gradient.weighted_sum(weights) for gradient in gradients]
-        return [n.value for n in norms], [n.bound for n in norms], sums
+        return [value for value, _ in norms], [bound for _, bound in norms], sums
 
     def plain(params: Params, batch: Any) -> Any:
         return unclipped.plain_sum(loss, params, batch, None)

@@ -1,10 +1,10 @@
 """Norms of per-example gradients that neither overflow nor underflow.
 
-Scaling by a power of two is exact, so the norm's whole error comes from squaring, from
-a pairwise sum and from one square root. That makes the error a number known before
-the program runs (`relative_error`), and clipping subtracts it: what is returned as
-"clipped to C" has a norm of at most C, not of C plus rounding (Higham 2002, section
-4.2, bounds pairwise summation by the depth of its tree).
+A norm's whole error comes from scaling, from squaring, from a pairwise sum and from one
+square root. That makes the error a number known before the program runs
+(`relative_error`), and clipping subtracts it: what is returned as "clipped to C" has a
+norm of at most C, not of C plus rounding (Higham 2002, section 4.2, bounds pairwise
+summation by the depth of its tree).
 """
 
 import math
@@ -44,7 +44,9 @@ def euclidean_norm(values: jax.Array) -> jax.Array:
       Array of shape `(...)`, in the dtype of `values`.
     """
     largest = jnp.max(jnp.abs(values), axis=-1, initial=0)
-    scale = power_of_two_below(largest)
+    info = jnp.finfo(values.dtype)
+    # Not above max / 8: XLA may multiply by the reciprocal, which must be normal.
+    scale = jnp.clip(largest, info.tiny, info.max / 8)
     norm = scale * jnp.sqrt(pairwise_sum(jnp.square(values / scale[..., None])))
     return jnp.where(jnp.isfinite(largest), norm, largest)
 
@@ -73,22 +75,14 @@ def relative_error(num_elements: int, num_leaves: int, dtype: jnp.dtype) -> floa
     """Bound the relative error by which a clipped gradient's norm may exceed its bound.
 
     With unit roundoff u and a tree of depth d a pairwise sum of squares is right to
-    (1 + d) u, its root to (1 + d) u / 2 + u. That happens twice (elements of a leaf,
-    leaves of a group); bound, quotient and product add 3 u, and one u is kept in hand.
+    (1 + d) u, its root to (1 + d) u / 2 + u, and scaling there and back, maybe by
+    reciprocals, adds 3 u. That happens twice (elements of a leaf, leaves of a group);
+    bound, quotient and product add 3 u, and one u is kept in hand.
     """
     roundoff = float(jnp.finfo(dtype).eps) / 2
     depth = _tree_depth(num_elements) + _tree_depth(num_leaves)
-    return (depth / 2 + 7) * roundoff
+    return (depth / 2 + 13) * roundoff
 
 
 def _tree_depth(count: int) -> int:
     return 2 * math.ceil(math.log2(max(count, 1)) / 2)
-
-
-def power_of_two_below(value: jax.Array) -> jax.Array:
-    """Return the largest power of two up to `value` whose reciprocal is normal too."""
-    info = jnp.finfo(value.dtype)
-    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(value), value, 1))
-    # One less than there is: the reciprocal of the largest would be denormal.
-    exponent = jnp.clip(exponent - 1, info.minexp, info.maxexp - 2)
-    return jnp.ldexp(jnp.ones_like(value), exponent)

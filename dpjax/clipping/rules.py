@@ -134,14 +134,16 @@ def _group_factors(
     leaves, shapes = jax.tree.leaves(leaf_norms), jax.tree.leaves(like)
     if not leaves:
         return leaf_norms
-    stacked = jnp.stack(leaves, axis=-1)
+    stacked = jnp.stack(leaves)
     lowest = min((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.itemsize)
     num_elements = max(map(_num_reals, shapes))
     error = norms.relative_error(num_elements, len(leaves), lowest)
-    norm = norms.euclidean_norm(stacked)
+    norm = norms.euclidean_norm(stacked.T)
     bound = clip_norm * (1 - error)
     factor = jnp.where(norm > bound, bound / jnp.where(norm > bound, norm, 1), 1)
-    return jax.tree.map(lambda leaf: factor.astype(leaf.dtype), leaf_norms)
+    # One array for all leaves of a dtype: engines compute with it only once.
+    cast = {leaf.dtype: factor.astype(leaf.dtype) for leaf in leaves}
+    return jax.tree.map(lambda leaf: cast[leaf.dtype], leaf_norms)
 
 
 def _num_reals(leaf: Any) -> int:

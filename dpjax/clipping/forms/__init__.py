@@ -10,7 +10,7 @@ from dpjax.clipping.forms.form import Form
 from dpjax.clipping.forms.formed import Formed, Nothing
 from dpjax.clipping.forms.joining import joined
 from dpjax.clipping.forms.layout import Layout
-from dpjax.clipping.forms.measuring import Norm
+from dpjax.clipping.forms.measuring import Squares, Term
 from dpjax.clipping.forms.outer import Outer
 from dpjax.clipping.forms.tables import Rows, Table
 from dpjax.clipping.forms.window import Window
@@ -20,11 +20,12 @@ __all__ = [
     "Form",
     "Formed",
     "Layout",
-    "Norm",
     "Nothing",
     "Outer",
     "Rows",
+    "Squares",
     "Table",
+    "Term",
     "Window",
     "joined",
     "settled",

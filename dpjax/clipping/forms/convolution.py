@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from dpjax.clipping.forms import measuring
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
-from dpjax.clipping.forms.measuring import Norm, weighted, working
-from dpjax.clipping.forms.outer import HIGHEST, joined_positions
+from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, weighted, working
+from dpjax.clipping.forms.outer import joined_positions
 from dpjax.clipping.forms.window import Window
 from dpjax.clipping.tape.guard import is_marked
 
@@ -62,8 +62,8 @@ class Convolution:
         kept = _KEPT_CLOSE if kernel <= _SMALL_KERNEL else _KEPT_FAR
         return kept * kernel < min(positions * kernel, self._gram_cost)
 
-    def norm(self) -> Norm:
-        """Return the norms by whichever way is shorter.
+    def squares(self) -> Squares:
+        """Return the squared norms by whichever way is shorter.
 
         Either from the Gram matrices of patches and cotangents, or from the products,
         which are forgotten piece by piece.
@@ -72,17 +72,14 @@ class Convolution:
         rows = self.layout.size(self.layout.rows)
         columns = self.right.shape[-1]
         by_products = positions * rows * columns < self._gram_cost
-        squared = self._squared_products() if by_products else self._squared_gram()
-        by_position = measuring.norm(_positions(self.right), -1)[:, None]
+        parts = self._squared_products() if by_products else self._squared_gram()
+        by_position = measuring.sum_of_squares(_positions(self.right))[:, None]
         length = positions + rows + columns
-        return measuring.of_products(squared, self._by_patch(), by_position, length)
+        return measuring.of_products(parts, self._by_patch(), by_position, length)
 
-    def longest(self) -> jax.Array:
-        """Return at most sqrt(offsets * positions) |x| |dL/dy|."""
-        count = len(self.window.offsets)
-        left = measuring.longest(self.padded, tuple(range(1, self.padded.ndim)))
-        right = measuring.longest(self.right, tuple(range(1, self.right.ndim)))
-        return math.sqrt(count) * left * right
+    def terms(self) -> list[Term]:
+        """Return the root of the number of offsets times |x| |dL/dy|."""
+        return [Term(math.sqrt(len(self.window.offsets)), (self.padded, self.right))]
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
         """Return the weighted sum by products over pieces of the batch."""
@@ -103,13 +100,13 @@ class Convolution:
         return Formed(products[:, None], self.layout.swapped(), self._bad)
 
     def _squared_products(self) -> jax.Array:
-        """Return the squared norms of products that are not kept."""
+        """Return parts of the squared norms, of products that are not kept."""
 
         def run(padded: jax.Array, right: jax.Array) -> jax.Array:
             products = _products(self.window, padded, right)
-            return measuring.sum_of_squares(products, (1, 2))
+            return measuring.squares_in_parts(products)
 
-        return jnp.where(self._bad, jnp.inf, self._piece_by_piece(run))
+        return jnp.where(self._bad[:, None], jnp.inf, self._piece_by_piece(run))
 
     def _piece_by_piece(self, run: Any) -> jax.Array:
         """Apply `run` to the batch, on a CPU to pieces that stay in the cache."""
@@ -123,18 +120,18 @@ class Convolution:
         return jnp.any(is_marked(self.right), axis=tuple(range(1, self.right.ndim)))
 
     def _squared_gram(self) -> jax.Array:
-        """Return the squared norms from the two Gram matrices."""
+        """Return parts of the squared norms, from the two Gram matrices."""
         right = _positions(self.right)
         by_right = jnp.einsum("btn,bsn->bts", right, right, precision=HIGHEST)
-        return measuring.summed_in_turn(self._patch_gram() * by_right, (2, 1))
+        return jnp.sum(self._patch_gram() * by_right, axis=-1)
 
     def _by_patch(self) -> jax.Array:
-        """Return the norms of patches, `(batch, 1, positions)`."""
-        squares = measuring.sum_of_squares(self.padded, -1)
+        """Return the squared norms of patches, `(batch, 1, positions)`."""
+        squares = measuring.sum_of_squares(self.padded)
         offsets = self.window.offsets
-        total = sum(self.window.shifted(squares, offset, 2) for offset in offsets)
+        total: Any = sum(self.window.shifted(squares, o, 2) for o in offsets)
         positions = math.prod(self.right.shape[1:-1])
-        return jnp.sqrt(total).reshape(squares.shape[0], 1, positions)
+        return total.reshape(squares.shape[0], 1, positions)
 
     @property
     def _gram_cost(self) -> int:

@@ -5,7 +5,7 @@ from typing import Protocol
 import jax
 
 from dpjax.clipping.forms.formed import Formed
-from dpjax.clipping.forms.measuring import Norm
+from dpjax.clipping.forms.measuring import Squares, Term
 
 
 class Form(Protocol):
@@ -15,11 +15,11 @@ class Form(Protocol):
     def is_better_formed(self) -> bool:
         """Whether writing the gradients out costs less than working without."""
 
-    def norm(self) -> Norm:
-        """Return the norms."""
+    def squares(self) -> Squares:
+        """Return the squared norms."""
 
-    def longest(self) -> jax.Array:
-        """Return upper bounds of the norms `(batch,)`, also where squares overflow."""
+    def terms(self) -> list[Term]:
+        """Return terms whose sum bounds the norms, also where squares overflow."""
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
         """Return the sum over the batch of weight times gradient, `(*weight shape)`."""

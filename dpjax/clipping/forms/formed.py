@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from dpjax.clipping import norms
 from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import (
-    Norm,
-    longest,
+    Squares,
+    Term,
     of_elements,
+    squares_in_parts,
     working,
 )
 from dpjax.clipping.tape.guard import unmarked
@@ -40,24 +41,25 @@ class Formed:
 
     is_better_formed = False
 
-    def norm(self) -> Norm:
-        """Return the norms of what is written out."""
-        found = of_elements(self.value, self._axes)
-        if self.bad is None:
-            return found
-        return Norm(*(jnp.where(self.bad, jnp.inf, norm) for norm in found))
+    def squares(self) -> Squares:
+        """Return the squared norms of what is written out."""
+        parts = squares_in_parts(self.value)
+        if self.bad is not None:
+            parts = jnp.where(self.bad[:, None], jnp.inf, parts)
+        return of_elements(parts, math.prod(self.value.shape[1:]))
 
-    def longest(self) -> jax.Array:
-        """Return the norms where they are large."""
-        found = longest(self.value, self._axes)
-        return found if self.bad is None else jnp.where(self.bad, jnp.inf, found)
+    def terms(self) -> list[Term]:
+        """Return the gradients themselves."""
+        if self.bad is None:
+            return [Term(1.0, (self.value,))]
+        return [Term(1.0, (self.value, jnp.where(self.bad, jnp.inf, 1)))]
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
         """Return the weighted sum of the rows."""
-        if self.marked:
+        if math.prod(self.value.shape[1:]) <= _SMALL:
+            total = _sum_of_rows(self.value, weights, self.marked)
+        elif self.marked:
             total = _product(self.value, weights)
-        elif math.prod(self.value.shape[1:]) <= _SMALL:
-            total = _sum_at_once(self.value, weights)
         else:
             total = jax.lax.platform_dependent(
                 self.value, weights, cpu=_sum_in_turn, default=_sum_at_once
@@ -73,10 +75,6 @@ class Formed:
         bad = self.bad.reshape(value.shape[0], *[1] * (value.ndim - 1))
         return Formed(jnp.where(bad, jnp.nan, value))
 
-    @property
-    def _axes(self) -> tuple[int, ...]:
-        return tuple(range(1, self.value.ndim))
-
 
 @dataclasses.dataclass(frozen=True)
 class Nothing:
@@ -87,15 +85,15 @@ class Nothing:
 
     is_better_formed = False
 
-    def norm(self) -> Norm:
+    def squares(self) -> Squares:
         """Return zeros."""
         dtype = norms.working_dtype(self.like.dtype)
-        zeros = jnp.zeros(self.batch_size, jnp.finfo(dtype).dtype)
-        return Norm(zeros, zeros)
+        zeros = jnp.zeros((self.batch_size, 1), jnp.finfo(dtype).dtype)
+        return Squares(zeros, None, None, 0.0, 0.0, 0.0)
 
-    def longest(self) -> jax.Array:
-        """Return zeros."""
-        return self.norm().value
+    def terms(self) -> list[Term]:
+        """Return none."""
+        return []
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
         """Return zeros, shaped like the parameter."""
@@ -106,6 +104,15 @@ class Nothing:
         """Return zeros for each example."""
         shape = (self.batch_size, *self.like.shape)
         return Formed(jnp.zeros(shape, norms.working_dtype(self.like.dtype)))
+
+
+def _sum_of_rows(value: jax.Array, weights: jax.Array, finite: bool) -> jax.Array:
+    """Sum short rows: a reduction is quicker to compile than a product."""
+    value = working(value)
+    flat = value.reshape(value.shape[0], math.prod(value.shape[1:]))
+    rows = weights[:, None].astype(jnp.finfo(value.dtype).dtype)
+    products = flat * rows if finite else jnp.where(rows != 0, flat * rows, 0)
+    return jnp.sum(products, axis=0).reshape(value.shape[1:])
 
 
 def _product(value: jax.Array, weights: jax.Array) -> jax.Array:

@@ -1,32 +1,103 @@
-"""Norms of what a batch left behind, and upper bounds of them.
+"""Squared norms of what a batch left behind, and upper bounds of them.
 
-Norms are roots of squares as they are, which overflow or vanish for numbers beyond the
-root of what the dtype holds. `longest` scales first; it is asked for only where that
-happened.
+Squares are taken as they are. Those that overflow are left to `extremes`; those too
+small for their dtype are allowed for in the bounds. Every array operation is a kernel
+to compile, so a form does only what it must, and all leaves are finished together.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dpjax.clipping import norms
 
-Axes = int | tuple[int, ...]
+HIGHEST = jax.lax.Precision.HIGHEST
+
+_SHORT = 32
+"""Numbers that are too few to be summed apart."""
 
 
-class Norm(NamedTuple):
-    """L2 norms of a batch of gradients; infinite or NaN where squares overflow.
+class Squares(NamedTuple):
+    """Squared L2 norms of a batch of gradients, about to be added up.
+
+    In exact arithmetic, with sums over parts, they are at most
+
+        sum value + relative sum left right + hidden sum (left + right) + absolute
 
     Attributes:
-      value: the norms `(batch,)`, as they come out in floating point.
-      bound: at least the norms in exact arithmetic `(batch,)`: what is clipped.
+      value: parts `(batch, parts)` of the squares, as they come out in floating point;
+        infinite or NaN where they overflow. `None` where left times right is the value.
+      left: parts of what rounding errors are relative to, `(batch, parts)`; `None`
+        where that is the value itself.
+      right: the other factor, unless it is one.
+      relative: errors by rounding.
+      hidden: what squares too small for their dtype can hide in either factor.
+      absolute: and what they can hide in all.
     """
 
-    value: jax.Array
-    bound: jax.Array
+    value: jax.Array | None
+    left: jax.Array | None
+    right: jax.Array | None
+    relative: float
+    hidden: float
+    absolute: float
+
+
+def added_up(leaves: Sequence[Squares]) -> tuple[jax.Array, jax.Array]:
+    """Return all leaves' squared norms, and their upper bounds: `(leaves, batch)`.
+
+    Leaves of the same shapes are stacked before their parts are added up.
+    """
+    kinds: dict[object, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        arrays = (leaf.value, leaf.left, leaf.right)
+        kind = tuple(None if array is None else array.shape for array in arrays)
+        kinds.setdefault(kind, []).append(i)
+    found = [_of_a_kind([leaves[i] for i in places]) for places in kinds.values()]
+    order = [i for places in kinds.values() for i in places]
+    where = jnp.asarray([order.index(i) for i in range(len(order))])
+    values, bounds = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
+    if len(kinds) > 1:
+        values, bounds = values[where], bounds[where]
+    return values, bounds
+
+
+def _of_a_kind(leaves: list[Squares]) -> tuple[jax.Array, jax.Array]:
+    """Return squared norms and bounds, `(leaves, batch)`, of leaves of one shape."""
+
+    def stacked(name: str) -> jax.Array | None:
+        arrays = [getattr(leaf, name) for leaf in leaves]
+        return None if arrays[0] is None else jnp.stack(arrays)
+
+    value, left, right = map(stacked, ("value", "left", "right"))
+    products = left if left is None or right is None else left * right
+    scale = None if products is None else jnp.sum(products, axis=-1)
+    found = scale if value is None else jnp.maximum(jnp.sum(value, axis=-1), 0)
+    assert found is not None
+
+    def column(name: str) -> jax.Array:
+        return jnp.asarray([[getattr(leaf, name)] for leaf in leaves], found.dtype)
+
+    bound = found + column("relative") * (found if scale is None else scale)
+    for side in (left, right):
+        if side is not None:
+            bound = bound + column("hidden") * jnp.sum(side, axis=-1)
+    return found, bound + column("absolute")
+
+
+class Term(NamedTuple):
+    """A bound of gradients' norms: a number times the product of its sides' norms.
+
+    Attributes:
+      stretch: the number.
+      sides: arrays with a leading axis `(batch,)`.
+    """
+
+    stretch: float
+    sides: tuple[jax.Array, ...]
 
 
 def working(value: jax.Array) -> jax.Array:
@@ -42,64 +113,46 @@ def weighted(value: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(rows != 0, value * rows, 0)
 
 
-def norm(value: jax.Array, axes: Axes) -> jax.Array:
-    """Return the L2 norm along axes."""
-    return jnp.sqrt(sum_of_squares(value, axes))
+def of_elements(parts: jax.Array, size: int) -> Squares:
+    """Measure gradients that are written out: their rounding is all.
 
-
-def longest(value: jax.Array, axes: Axes) -> jax.Array:
-    """Return the L2 norm along axes, where squares overflow or vanish too.
-
-    Infinite for what is not finite, and for marks (see `tape.guard`).
+    Args:
+      parts: parts of their squared norms `(batch, parts)`.
+      size: how many numbers one of them has.
     """
-    value = working(value)
-    largest = jnp.max(jnp.abs(value), axis=axes, keepdims=True, initial=0)
-    scale = norms.power_of_two_below(largest)
-    found = norm(value / scale, axes)
-    found = found * scale.reshape(found.shape)
-    limit = float(jnp.finfo(found.dtype).max) / 2
-    return jnp.where(found < limit, found, jnp.inf)
-
-
-def of_elements(value: jax.Array, axes: tuple[int, ...]) -> Norm:
-    """Return norms of gradients that are written out: their rounding is all."""
-    found = norm(value, axes)
-    shape = [value.shape[axis] for axis in axes]
-    hidden = math.sqrt(math.prod(shape) * _tiny(found))
-    return Norm(found, found * (1 + rounding(sum(shape), found)) + hidden)
+    count = parts.shape[1]
+    error = rounding(count + math.ceil(size / max(1, count)), parts)
+    return Squares(parts, None, None, 2 * error, 0.0, size * _tiny(parts))
 
 
 def of_products(
-    squared: jax.Array | None, left: jax.Array, right: jax.Array, length: int
-) -> Norm:
-    """Return norms of sums of outer products.
+    value: jax.Array | None, left: jax.Array, right: jax.Array, length: int
+) -> Squares:
+    """Measure sums of outer products.
 
     The rounding of inner products is independent, so it adds up as squares do, to a
     multiple of the sum over t of |left_t|^2 |right_t|^2 (the probabilistic model of
     Higham and Mary 2019). Where products cancel, that is larger than the norm.
 
     Args:
-      squared: their squared norms `(batch,)`, rounded; `None` where each group has only
-        one product.
-      left: norms of the left sides, `(batch, groups, positions)`.
+      value: parts of their squared norms `(batch, parts)`, rounded; `None` where there
+        is but one product, or one for each of several groups.
+      left: squared norms of the left sides, `(batch, groups, positions)`.
       right: those of the right sides.
-      length: how many numbers went into each term of `squared`.
+      length: how many numbers went into each part.
     """
+    batch, groups, positions = left.shape
     # What squares below the smallest number of the dtype can hide.
-    hidden = math.sqrt(length * _tiny(left))
-    value, most = left * right, (left + hidden) * (right + hidden)
-    chain = rounding(length, left)
-    if squared is None and value.shape[1:] == (1, 1):
-        return Norm(value[:, 0, 0], most[:, 0, 0] * (1 + chain))
-    diagonal = jnp.sum(jnp.square(value), axis=(1, 2))
-    largest = jnp.sum(jnp.square(most), axis=(1, 2))
-    squared = diagonal if squared is None else jnp.maximum(squared, 0)
-    lost = value.shape[2] * jnp.maximum(largest - diagonal, 0)
-    return Norm(jnp.sqrt(squared), jnp.sqrt(squared + largest * chain + lost))
+    count, tiny = groups * positions, length * _tiny(left)
+    chain = 2 * rounding(length + count, left)
+    left, right = (side.reshape(batch, count) for side in (left, right))
+    lost = positions + chain
+    absolute = lost * count * (tiny**2 + _tiny(left))
+    return Squares(value, left, right, chain, lost * tiny, absolute)
 
 
 def rounding(length: int, like: jax.Array) -> float:
-    """Return the relative rounding to allow for a sum over `length` products."""
+    """Return the relative rounding to allow for in the norm of `length` numbers."""
     return (8 + math.sqrt(length) / 2) * float(jnp.finfo(like.dtype).eps) / 2
 
 
@@ -107,28 +160,22 @@ def _tiny(like: jax.Array) -> float:
     return float(jnp.finfo(like.dtype).tiny)
 
 
-def sum_of_squares(value: jax.Array, axes: Axes) -> jax.Array:
-    """Return the sum of squares along axes."""
-    value, shape = working(value), value.shape
-    summed = {
-        axis % value.ndim for axis in ((axes,) if isinstance(axes, int) else axes)
-    }
-    kept = [axis for axis in range(value.ndim) if axis not in summed]
-    # Without axes of length one, XLA finds the array that it has already.
-    slim = {axis for axis, length in enumerate(value.shape) if length != 1}
-    value = value.reshape([value.shape[axis] for axis in sorted(slim)])
-    last_first = [sorted(slim).index(axis) for axis in sorted(summed & slim)][::-1]
+def sum_of_squares(value: jax.Array) -> jax.Array:
+    """Return the sum of squares along the last axis."""
+    value = working(value)
     parts = (value.real, value.imag) if jnp.iscomplexobj(value) else (value,)
-    squares: Any = sum(jnp.square(part) for part in parts)
-    return summed_in_turn(squares, last_first).reshape([shape[axis] for axis in kept])
+    total, *others = (jnp.sum(jnp.square(part), axis=-1) for part in parts)
+    return total + others[0] if others else total
 
 
-def summed_in_turn(value: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """Sum one axis after the other, each counted after the sums before it.
+def squares_in_parts(value: jax.Array) -> jax.Array:
+    """Return parts of each example's sum of squares, `(batch, parts)`.
 
-    Short sums round less than a long one, into which XLA would merge them.
+    Short sums round less than a single long one.
     """
-    for i, axis in enumerate(axes):
-        value = jax.lax.optimization_barrier(value) if i else value
-        value = jnp.sum(value, axis=axis)
-    return value
+    # Without axes of length one, XLA finds the array that it has already.
+    *lead, last = [n for n in value.shape[1:] if n != 1] or [1]
+    while lead and last < _SHORT:
+        last *= lead.pop()
+    parts = sum_of_squares(value.reshape(value.shape[0], *lead, last))
+    return parts.reshape(value.shape[0], math.prod(lead))

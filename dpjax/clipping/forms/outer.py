@@ -9,13 +9,11 @@ import jax.numpy as jnp
 from dpjax.clipping.forms import measuring
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
-from dpjax.clipping.forms.measuring import Norm, weighted, working
+from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, weighted, working
 from dpjax.clipping.tape.guard import is_marked
 
 TRAFFIC = 32
 """Multiply-adds in the time in which one number is written and read again."""
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,21 +37,17 @@ class Outer:
     layout: Layout
     raw: str = "left"
 
-    def norm(self) -> Norm:
-        """Return the root of sum over t, s of (left_t . left_s)(right_t . right_s)."""
+    def squares(self) -> Squares:
+        """Return sum over t, s of (left_t . left_s)(right_t . right_s)."""
         left, right = working(self.left), working(self.right)
         length = left.shape[2] + left.shape[3] + right.shape[3]
-        squared = _gram_norm(left, right) if left.shape[2] > 1 else None
-        by_left, by_right = measuring.norm(left, -1), measuring.norm(right, -1)
+        squared = _from_grams(left, right) if left.shape[2] > 1 else None
+        by_left, by_right = map(measuring.sum_of_squares, (left, right))
         return measuring.of_products(squared, by_left, by_right, length)
 
-    def longest(self) -> jax.Array:
-        """Return sum over t of |left_t| |right_t|: the triangle inequality."""
-        left, right = (
-            measuring.longest(self.left, -1),
-            measuring.longest(self.right, -1),
-        )
-        return jnp.sum(left * right, axis=(1, 2))
+    def terms(self) -> list[Term]:
+        """Return |left| |right|: the Cauchy-Schwarz inequality."""
+        return [Term(1.0, (self.left, self.right))]
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
         """Return the weighted sum by one product over examples and positions."""
@@ -113,8 +107,10 @@ def joined_positions(value: jax.Array) -> jax.Array:
     return value.reshape(math.prod(value.shape[:-1]), value.shape[-1])
 
 
-def _gram_norm(left: jax.Array, right: jax.Array) -> jax.Array:
+def _from_grams(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Return parts of the squared norms, `(batch, groups * positions)`."""
     subscripts = "bgtm,bgsm->bgts"
     by_left = jnp.einsum(subscripts, left, left, precision=HIGHEST)
     by_right = jnp.einsum(subscripts, right, right, precision=HIGHEST)
-    return measuring.summed_in_turn(by_left * by_right, (3, 2, 1))
+    parts = jnp.sum(by_left * by_right, axis=-1)
+    return parts.reshape(left.shape[0], math.prod(left.shape[1:3]))

@@ -1,6 +1,7 @@
 """Sums into rows of a table: what a look-up leaves behind."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 from dpjax.clipping.forms import measuring
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
-from dpjax.clipping.forms.measuring import Norm, weighted, working
-from dpjax.clipping.forms.outer import HIGHEST, Outer, joined_positions
+from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, weighted, working
+from dpjax.clipping.forms.outer import Outer, joined_positions
 from dpjax.clipping.tape.guard import unmarked
 
 
@@ -33,22 +34,22 @@ class Rows:
         """Whether the table is smaller than the matrix of equal indices."""
         return self.layout.size(self.layout.rows) * 2 <= self.index.shape[1]
 
-    def norm(self) -> Norm:
-        """Return the root of sum over t, s with the same row of value_t . value_s."""
+    def squares(self) -> Squares:
+        """Return the sum over t, s with the same row of value_t . value_s."""
         values = working(self.values)
         same = self.index[:, :, None] == self.index[:, None, :]
         summed = jnp.einsum(
             "bts,bsn->btn", same.astype(values.dtype), values, precision=HIGHEST
         )
-        squared = measuring.summed_in_turn(summed * values, (2, 1))
-        by_position = measuring.norm(values, -1)[:, None]
-        ones = jnp.ones_like(by_position)
+        parts = jnp.sum(summed * values, axis=-1)
+        by_position = measuring.sum_of_squares(values)[:, None]
         length = values.shape[1] + values.shape[2]
-        return measuring.of_products(squared, by_position, ones, length)
+        ones = jnp.ones_like(by_position)
+        return measuring.of_products(parts, by_position, ones, length)
 
-    def longest(self) -> jax.Array:
-        """Return sum over t of |value_t|."""
-        return jnp.sum(measuring.longest(self.values, -1), axis=1)
+    def terms(self) -> list[Term]:
+        """Return the root of positions times |values|."""
+        return [Term(math.sqrt(self.index.shape[1]), (self.values,))]
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
         """Add the weighted values to the rows of one table."""
@@ -84,18 +85,19 @@ class Table:
 
     is_better_formed = False
 
-    def norm(self) -> Norm:
-        """Return the root of |a|^2 + |b|^2 + 2 a . b."""
-        first, second = self.looked_up.norm(), self.outer.norm()
-        squares = jnp.square(first.value) + jnp.square(second.value)
-        squared = jnp.maximum(squares + 2 * self._inner_product(), 0)
-        slack = jnp.square(first.bound) + jnp.square(second.bound) - squares
-        chain = measuring.rounding(8, squared) * squares
-        return Norm(jnp.sqrt(squared), jnp.sqrt(squared + 2 * slack + chain))
+    def squares(self) -> Squares:
+        """Return |a|^2 + |b|^2 + 2 a . b."""
+        parts = (self.looked_up.squares(), self.outer.squares())
+        values, bounds = (jnp.sum(x, axis=0) for x in measuring.added_up(parts))
+        value = values + 2 * self._inner_product()
+        # What the inner product lacks is no more than what both squares lack.
+        chain = 1 + measuring.rounding(8, values)
+        lacking = 2 * bounds * chain - 2 * values
+        return Squares(value[:, None], lacking[:, None], None, 1.0, 0.0, 0.0)
 
-    def longest(self) -> jax.Array:
-        """Return |a| + |b|."""
-        return self.looked_up.longest() + self.outer.longest()
+    def terms(self) -> list[Term]:
+        """Return those of both."""
+        return self.looked_up.terms() + self.outer.terms()
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
         """Return the sum of both parts' sums."""
@@ -112,4 +114,4 @@ class Table:
         values = working(self.looked_up.values)
         at_rows = jax.vmap(lambda x, i: x[:, i])(left, self.looked_up.index)
         products = jnp.einsum("btn,bsn->bst", values, right, precision=HIGHEST)
-        return measuring.summed_in_turn(at_rows * products, (2, 1))
+        return jnp.sum(at_rows * products, axis=(1, 2))

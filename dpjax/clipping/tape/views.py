@@ -98,13 +98,18 @@ def view_of(primitive: str, params: dict[str, Any], shape: Any) -> View | None:
 
 
 def sum_axes(value: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Sum over axes by a product with ones: XLA's reductions are slow on CPUs."""
-    letters = [chr(ord("a") + axis) for axis in range(value.ndim)]
-    summed = "".join(letters[axis] for axis in axes)
-    kept = "".join(letter for letter in letters if letter not in summed)
-    ones = jnp.ones([value.shape[axis] for axis in axes], value.dtype)
-    subscripts = f"{''.join(letters)},{summed}->{kept}"
-    return jnp.einsum(subscripts, value, ones, precision="highest")
+    """Sum over axes; neighbours are joined first, which XLA sums faster on CPUs."""
+    kept = [n for axis, n in enumerate(value.shape) if axis not in axes]
+    runs: list[tuple[bool, int]] = []
+    for axis, n in enumerate(value.shape):
+        summed = axis in axes
+        if runs and runs[-1][0] == summed:
+            runs[-1] = (summed, runs[-1][1] * n)
+        else:
+            runs.append((summed, n))
+    joined = value.reshape([n for _, n in runs])
+    places = tuple(i for i, (summed, _) in enumerate(runs) if summed)
+    return jnp.sum(joined, axis=places).reshape(kept)
 
 
 def _broadcast_axes(
