@@ -18,7 +18,6 @@ from dpjax.clipping.arguments import (
 )
 from dpjax.clipping.contributions import Gradient
 from dpjax.clipping.explanation import Explanation, Row
-from dpjax.clipping.forms import measuring
 from dpjax.clipping.tape import Seen, Site, equations
 from dpjax.types import ArrayTree, LossFn, Params
 
@@ -99,7 +98,8 @@ class _Work(NamedTuple):
       sites: where parameters meet the example.
       plain: operations of the plain weight gradient at each site.
       gradients: what becomes of each leaf.
-      jaxpr: measures and sums; each leaf in turn has norms and bounds first, then sums.
+      jaxpr: measures and sums.
+      results: which of its results are about each leaf.
       whole: the operations of the plain gradient.
     """
 
@@ -107,6 +107,7 @@ class _Work(NamedTuple):
     plain: list[int]
     gradients: list[Gradient]
     jaxpr: core.Jaxpr
+    results: list[list[Any]]
     whole: int
 
 
@@ -121,14 +122,14 @@ def _explanation(
     batch = (examples, roles.example_keys(arguments.key, jnp.arange(piece)))
     work = _traced(loss, arguments.params, batch, piece)
     named = jax.tree_util.tree_leaves_with_path(arguments.params)
-    results, rows = work.jaxpr.outvars, []
+    rows = []
     for i, (path, leaf) in enumerate(named):
         sites = zip(work.sites, work.plain, strict=True)
         at = [count for site, count in sites if i in site.source.leaves]
-        cost = _cost(work.jaxpr, results[i :: len(named)], sum(at), times)
+        cost = _cost(work.jaxpr, work.results[i], sum(at), times)
         name, how = _check.path_name(path), work.gradients[i].how
         rows.append(Row(name, leaf.shape, len(at), how, *cost))
-    cost = _cost(work.jaxpr, results, sum(work.plain), times)
+    cost = _cost(work.jaxpr, work.jaxpr.outvars, sum(work.plain), times)
     spared = any(map(contributions.is_spared, work.sites))
     engine = "bookkeeping" if spared else "vmap"
     return Explanation(tuple(rows), batch_size, *cost, times * work.whole, engine)
@@ -154,21 +155,22 @@ def _traced(loss: Any, params: Params, batch: Any, batch_size: int) -> _Work:
     def measure(leaves: Any, entries: Any, seen: Any, weights: jax.Array) -> Any:
         found_now = contributions.assemble(found, leaves, entries, seen, batch_size)
         gradients.extend(found_now)
-        norms = [measuring.added_up([gradient.squares()]) for gradient in gradients]
-        sums = [gradient.weighted_sum(weights) for gradient in gradients]
-        return [value for value, _ in norms], [bound for _, bound in norms], sums
+        return [(leaf.squares()[:3], leaf.weighted_sum(weights)) for leaf in gradients]
 
     def plain(params: Params, batch: Any) -> Any:
         return unclipped.plain_sum(loss, params, batch, None)
 
-    traced, _ = equations.trace(measure, leaves, entries, seen, jnp.ones(batch_size))
+    traced, tree = equations.trace(measure, leaves, entries, seen, jnp.ones(batch_size))
+    results = [
+        jax.tree.leaves(one) for one in jax.tree.unflatten(tree, traced.jaxpr.outvars)
+    ]
     whole, _ = equations.trace(plain, params, batch)
     at_sites = [
         batch_size * _weight_gradient(site, leaves, entries, seen[site.tap])
         for site in found.sites
     ]
     operations = counting.operations(whole.jaxpr.eqns)
-    return _Work(found.sites, at_sites, gradients, traced.jaxpr, operations)
+    return _Work(found.sites, at_sites, gradients, traced.jaxpr, results, operations)
 
 
 def _weight_gradient(site: Site, leaves: Any, entries: Any, seen: Seen) -> int:

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 
 from dpjax.types import ArrayTree
 
+_FEW = 64
+"""Numbers that are added up one by one."""
+
 
 def working_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """Return the dtype in which a leaf is clipped and summed: float32 at least."""
@@ -23,7 +26,7 @@ def working_dtype(dtype: jnp.dtype) -> jnp.dtype:
 def pairwise_sum(values: jax.Array) -> jax.Array:
     """Sum the last axis as a balanced tree: the error grows with its depth only."""
     *batch, length = values.shape
-    while length > 1:
+    while length > _FEW:
         short = -length % 4
         length = (length + short) // 4
         padded = jnp.pad(values, [(0, 0)] * len(batch) + [(0, short)])
@@ -31,7 +34,12 @@ def pairwise_sum(values: jax.Array) -> jax.Array:
         values = (parts[..., 0, :] + parts[..., 1, :]) + (
             parts[..., 2, :] + parts[..., 3, :]
         )
-    return values.sum(axis=-1)
+    # One kernel, where each level of the tree would be one.
+    terms = [values[..., i] for i in range(length)]
+    while len(terms) > 1:
+        odd = terms[len(terms) // 2 * 2 :]
+        terms = [a + b for a, b in zip(terms[::2], terms[1::2], strict=False)] + odd
+    return terms[0] if terms else jnp.zeros(batch, values.dtype)
 
 
 def euclidean_norm(values: jax.Array) -> jax.Array:

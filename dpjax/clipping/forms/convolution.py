@@ -16,11 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.clipping.forms import measuring
+from dpjax.clipping.forms import measuring, patches
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, weighted, working
 from dpjax.clipping.forms.outer import joined_positions
+from dpjax.clipping.forms.patches import Patches
 from dpjax.clipping.forms.window import Window
 from dpjax.clipping.tape.guard import is_marked
 
@@ -85,34 +86,40 @@ class Convolution:
         """Return the weighted sum by products over pieces of the batch."""
         right = _positions(self.right)
         padded = weighted(self.padded, weights)
-        run = functools.partial(_total, self.window)
+        at_once, in_turn = (
+            functools.partial(_total, self.window, way)
+            for way in (patches.at_once, patches.in_turn)
+        )
         total = jax.lax.platform_dependent(
             padded,
             right,
-            cpu=functools.partial(_added_up, run, self._piece(_FAR_CACHE)),
-            default=run,
+            cpu=functools.partial(_added_up, in_turn, self._piece(_FAR_CACHE)),
+            default=at_once,
         )
         return self.layout.swapped().to_weight(total[None])
 
     def formed(self) -> Formed:
         """Return the gradients, `(batch, 1, outputs, offsets * inputs)`."""
-        products = self._piece_by_piece(functools.partial(_products, self.window))
+        products = self._piece_by_piece(lambda products: products)
         return Formed(products[:, None], self.layout.swapped(), self._bad)
 
     def _squared_products(self) -> jax.Array:
         """Return parts of the squared norms, of products that are not kept."""
+        parts = self._piece_by_piece(measuring.squares_in_parts)
+        return jnp.where(self._bad[:, None], jnp.inf, parts)
 
-        def run(padded: jax.Array, right: jax.Array) -> jax.Array:
-            products = _products(self.window, padded, right)
-            return measuring.squares_in_parts(products)
+    def _piece_by_piece(self, finish: Any) -> jax.Array:
+        """Apply `finish` to the products, on a CPU to pieces that stay in the cache."""
 
-        return jnp.where(self._bad[:, None], jnp.inf, self._piece_by_piece(run))
+        def at_once(padded: jax.Array, right: jax.Array) -> jax.Array:
+            return finish(_products(self.window, patches.at_once, padded, right))
 
-    def _piece_by_piece(self, run: Any) -> jax.Array:
-        """Apply `run` to the batch, on a CPU to pieces that stay in the cache."""
-        in_pieces = functools.partial(_in_pieces, run, self._piece(_CACHE))
+        def in_turn(padded: jax.Array, right: jax.Array) -> jax.Array:
+            return finish(_products(self.window, patches.in_turn, padded, right))
+
+        in_pieces = functools.partial(_in_pieces, in_turn, self._piece(_CACHE))
         padded, right = working(self.padded), _positions(self.right)
-        return jax.lax.platform_dependent(padded, right, cpu=in_pieces, default=run)
+        return jax.lax.platform_dependent(padded, right, cpu=in_pieces, default=at_once)
 
     @property
     def _bad(self) -> jax.Array:
@@ -156,10 +163,14 @@ class Convolution:
         x = working(self.padded).reshape(batch, pixels, inputs)
         gram = jnp.einsum("bpi,bqi->bpq", x, x, precision=HIGHEST)
         gram = gram.reshape(batch, images, *spatial, images, *spatial)
-        total: Any = 0
-        for offset in self.window.offsets:
-            part = self.window.shifted(gram, offset, 2)
-            total = total + self.window.shifted(part, offset, 3 + len(spatial))
+
+        def add(total: jax.Array, offset: jax.Array) -> tuple:
+            part = self.window.shifted_by(gram, offset, 2)
+            return total + self.window.shifted_by(part, offset, 3 + len(spatial)), None
+
+        shape = (batch, images, *self.window.output, images, *self.window.output)
+        zeros = jnp.zeros(shape, gram.dtype)
+        total, _ = jax.lax.scan(add, zeros, jnp.asarray(self.window.offsets))
         positions = images * math.prod(self.window.output)
         return total.reshape(batch, positions, positions)
 
@@ -170,24 +181,19 @@ def _positions(right: jax.Array) -> jax.Array:
     return working(right).reshape(right.shape[0], positions, right.shape[-1])
 
 
-def _patches(window: Window, padded: jax.Array, right: jax.Array) -> jax.Array:
-    """Return shifted inputs side by side, `(batch, positions, offsets * inputs)`."""
-    shifted = [window.shifted(padded, offset, 2) for offset in window.offsets]
-    patches = jnp.concatenate(shifted, axis=-1)
-    return patches.reshape(*right.shape[:2], patches.shape[-1])
-
-
-def _products(window: Window, padded: jax.Array, right: jax.Array) -> jax.Array:
+def _products(
+    window: Window, way: Patches, padded: jax.Array, right: jax.Array
+) -> jax.Array:
     """Return `(batch, outputs, offsets * inputs)`."""
-    patches = _patches(window, padded, right)
-    return jnp.einsum("btn,btm->bnm", right, patches, precision=HIGHEST)
+    left = _positions(way(window, padded))
+    return jnp.einsum("btn,btm->bnm", right, left, precision=HIGHEST)
 
 
-def _total(window: Window, padded: jax.Array, right: jax.Array) -> jax.Array:
+def _total(
+    window: Window, way: Patches, padded: jax.Array, right: jax.Array
+) -> jax.Array:
     """Return the sum of `_products` over the batch."""
-    left, right = (
-        joined_positions(x) for x in (_patches(window, padded, right), right)
-    )
+    left, right = map(joined_positions, (way(window, padded), right))
     return jnp.einsum("tn,tm->nm", right, left, precision=HIGHEST)
 
 

@@ -43,3 +43,21 @@ class Window:
             limit[axis] = begin + (count - 1) * stride + 1
             step[axis] = stride
         return jax.lax.slice(x, start, limit, step)
+
+    def shifted_by(self, x: jax.Array, offset: jax.Array, first: int) -> jax.Array:
+        """Do the same with an `offset` that is known only when the program runs.
+
+        Args:
+          x: padded inputs, spatial axes from `first` on.
+          offset: integers `(spatial axes,)`.
+          first: the first spatial axis.
+        """
+        starts: list[int | jax.Array] = [0] * x.ndim
+        sizes, step = list(x.shape), [1] * x.ndim
+        axes = zip(self.output, self.strides, strict=True)
+        for axis, (count, stride) in enumerate(axes, first):
+            starts[axis] = offset[axis - first]
+            sizes[axis] = (count - 1) * stride + 1
+            step[axis] = stride
+        part = jax.lax.dynamic_slice(x, starts, sizes)
+        return jax.lax.slice(part, [0] * x.ndim, part.shape, step)
