@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 
 import dpjax
+from dpjax.clipping import bookkeeping
 
 ENGINES = ["bookkeeping", "vmap"]
 
@@ -274,3 +275,97 @@ def test_an_empty_batch_of_images_gives_zero_whichever_way_is_taken(side):
     grads = fast(loss)(jnp.ones((32, 32, 3, 3)), jnp.zeros((0, 32, side, side)))
     assert grads.sum.shape == (32, 32, 3, 3)
     assert not grads.sum.any()
+
+
+def test_a_mark_in_float32_is_known_beside_a_leaf_in_float64():
+    def loss(params, x):
+        bad = jnp.sqrt((x @ params["w"])[0])
+        return bad + (params["v"] @ jnp.stack([x[1], x[1]])).astype(jnp.float32)
+
+    with jax.enable_x64(True):
+        params = {"w": jnp.zeros((4, 1), jnp.float32), "v": jnp.ones(2, float)}
+        x = jnp.full((2, 4), 10.0, jnp.float32)
+        clip = {"w": 1.0, "v": 1.0}
+        got = dpjax.clipped_grad(loss, clip, engine="bookkeeping")(params, x)
+        assert np.isinf(got.per_example.grad_norm).all()
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(got.sum))
+
+
+def test_an_example_multiplies_an_array_by_a_number():
+    def loss(params, x):
+        return jnp.sum(jnp.sin(params["v"] * x[0]))
+
+    params = {"v": jnp.arange(1.0, 4.0)}
+    x = jnp.array([[0.3, 1.0], [0.4, 2.0], [-2.0, 0.0]])
+    got, want = (
+        dpjax.clipped_grad(loss, 0.5, engine=engine)(params, x).sum["v"]
+        for engine in ("bookkeeping", "vmap")
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", [256, 2048])
+def test_a_row_looked_up_again_and_again_obeys_the_clip_norm(positions):
+    def loss(params, x):
+        index, vector = x
+        return 1e3 * jnp.sum(params["table"][index] * vector)
+
+    params = {"table": jnp.zeros((5000, 4))}
+    fn = jax.jit(dpjax.clipped_grad(loss, 1.0, engine="bookkeeping"))
+    random = np.random.default_rng(0)
+    for _ in range(8):
+        vector = jnp.asarray(random.normal(size=(1, 4)), jnp.float32)
+        total = fn(params, (jnp.full((1, positions), 7), vector)).sum["table"]
+        length = np.linalg.norm(np.asarray(total, float))
+        assert 0.999 < length <= 1
+
+
+class Drop:
+    """A rule with factors that are no floats: all of a small gradient, or nothing."""
+
+    sensitivity = 1.0
+
+    def factors(self, leaf_norms, like):
+        del like
+        (norm,) = jax.tree.leaves(leaf_norms)
+        return jax.tree.map(lambda _: norm <= 1, leaf_norms)
+
+
+def test_a_rule_may_keep_or_drop():
+    def loss(params, example, key):
+        del key
+        return jnp.sum(params["w"] * example), None
+
+    x = jnp.array([[0.6, 0.0], [3.0, 0.0], [0.0, np.nan]])
+    run = jax.jit(
+        lambda w, x: bookkeeping.clipped_sum(loss, w, (x, None), None, Drop())
+    )
+    total, _ = run({"w": jnp.ones(2)}, x)
+    np.testing.assert_allclose(total["w"], [0.6, 0.0])
+
+
+def test_a_convolution_is_clipped_inside_of_shard_map():
+    def loss(params, x):
+        y = lax.conv_general_dilated(
+            x[None],
+            params["w"],
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return jnp.sum(jnp.tanh(y) * x[..., :1])
+
+    fn = dpjax.clipped_grad(loss, 1.0, engine="bookkeeping")
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = jax.P("data"), jax.P()
+
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=(whole, split), out_specs=whole
+    )
+    def sharded(params, x):
+        return lax.psum(fn(params, x).sum, "data")
+
+    params = {"w": jnp.full((3, 3, 2, 4), 0.1)}
+    x = jax.random.normal(jax.random.key(0), (64, 32, 32, 2))
+    got, want = jax.jit(sharded)(params, x)["w"], jax.jit(fn)(params, x).sum["w"]
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

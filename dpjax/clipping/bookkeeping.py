@@ -133,11 +133,12 @@ def _kept(factors: list[jax.Array], keep: jax.Array) -> list[jax.Array]:
     The branch says nothing that `where` alone would not. But its results are computed
     once, and not, with all that they come from, in every product that uses them.
     """
-    distinct = list({id(factor): factor for factor in factors}.values())
+    distinct = {id(factor): factor for factor in factors}
+    arrays = [jnp.broadcast_to(factor, keep.shape) for factor in distinct.values()]
     kept = jax.lax.cond(
         jnp.all(keep),
-        lambda: distinct,
-        lambda: [jnp.where(keep, factor, 0) for factor in distinct],
+        lambda: arrays,
+        lambda: [jnp.where(keep, array, jnp.zeros_like(array)) for array in arrays],
     )
-    found = {id(factor): value for factor, value in zip(distinct, kept, strict=True)}
+    found = dict(zip(distinct, kept, strict=True))
     return [found[id(factor)] for factor in factors]

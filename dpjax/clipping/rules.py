@@ -135,7 +135,9 @@ def _group_factors(
     if not leaves:
         return leaf_norms
     stacked = jnp.stack(leaves)
-    lowest = min((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.itemsize)
+    # The factor is rounded to the dtype in which each leaf is summed.
+    dtypes = [jnp.finfo(norms.working_dtype(leaf.dtype)).dtype for leaf in shapes]
+    lowest = min((*dtypes, stacked.dtype), key=lambda dtype: dtype.itemsize)
     num_elements = max(map(_num_reals, shapes))
     error = norms.relative_error(num_elements, len(leaves), lowest)
     norm = norms.euclidean_norm(stacked.T)

@@ -76,7 +76,10 @@ class Convolution:
         parts = self._squared_products() if by_products else self._squared_gram()
         by_position = measuring.sum_of_squares(_positions(self.right))[:, None]
         length = positions + rows + columns
-        return measuring.of_products(parts, self._by_patch(), by_position, length)
+        found = measuring.of_products(parts, self._by_patch(), by_position, length)
+        # Elements of a product may be too small to be squared, each of them.
+        lost = rows * columns * float(jnp.finfo(by_position.dtype).tiny)
+        return found._replace(absolute=found.absolute + lost)
 
     def terms(self) -> list[Term]:
         """Return the root of the number of offsets times |x| |dL/dy|."""

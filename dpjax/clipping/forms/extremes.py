@@ -6,7 +6,9 @@ all arrays at once. Since x_i^2 <= |x_i| max |x|,
 
     |x|^2 <= max |x| sum |x|
 
-which needs no square. For normal numbers the root of that is 1.6 times the norm.
+which needs no square. For normal numbers the root of that is 1.6 times the norm, and
+for n numbers of any kind at most n^(1/4) / sqrt(2) + 1 times. Sizes that add up to more
+than their dtype holds make it infinite: such an example counts nothing.
 """
 
 import math
@@ -15,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.clipping import norms
 from dpjax.clipping.forms import measuring
 from dpjax.clipping.forms.measuring import Term
 
@@ -27,42 +30,68 @@ def bounds(terms: list[list[Term]], like: jax.Array) -> jax.Array:
       like: norms `(leaves, batch)`, for shape and dtype.
 
     Returns:
-      `(leaves, batch)`; infinite for what is not finite, and for marks (see
-      `tape.guard`), and for what comes near the largest number of its dtype.
+      `(leaves, batch)`; infinite for what is not finite, for marks (see `tape.guard`),
+      and for what comes near the largest number of its dtype.
     """
     sides = {id(side): side for leaf in terms for term in leaf for side in term.sides}
     if not sides:
         return jnp.zeros_like(like)
-    rows = {side: row for row, side in enumerate(sides)}
-    lengths = _lengths(list(sides.values()), like.dtype)
-    # One more row, of ones, for what a term does not have.
-    lengths = jnp.concatenate([lengths, jnp.ones_like(lengths[:1])])
+    rows, lengths = _lengths(sides, like)
     found = jnp.zeros_like(like)
     for i in range(max(map(len, terms))):
         parts = [leaf[i] if i < len(leaf) else Term(0.0, ()) for leaf in terms]
         product = jnp.asarray([part.stretch for part in parts], like.dtype)[:, None]
         for j in range(2):
             places = [
-                rows[id(part.sides[j])] if j < len(part.sides) else len(rows)
+                rows[id(part.sides[j])] if j < len(part.sides) else len(sides)
                 for part in parts
             ]
             product = product * lengths[jnp.asarray(places)]
         found = found + product
-    limit = float(jnp.finfo(like.dtype).max) / 2
-    return jnp.where(found < limit, found, jnp.inf)
+    return jnp.where(found < _limit(like.dtype), found, jnp.inf)
 
 
-def _lengths(sides: list[jax.Array], dtype: jnp.dtype) -> jax.Array:
-    """Return upper bounds of the norms of arrays: `(arrays, batch)`."""
+def _lengths(
+    sides: dict[int, jax.Array], like: jax.Array
+) -> tuple[dict[int, int], jax.Array]:
+    """Return upper bounds of the norms of arrays, and which row is whose.
+
+    Args:
+      sides: the arrays by a name.
+      like: for shape and dtype.
+
+    Returns:
+      The row of each name, and `(arrays + 1, batch)`: the last row holds ones, for what
+      a term does not have.
+    """
+    kinds: dict[jnp.dtype, list[int]] = {}
+    for name, side in sides.items():
+        kinds.setdefault(norms.working_dtype(side.dtype), []).append(name)
+    # Each dtype apart: it has its own largest number, and its own rounding.
+    found = [_of_a_dtype([sides[i] for i in names]) for names in kinds.values()]
+    order = [name for names in kinds.values() for name in names]
+    ones = jnp.ones_like(like[:1])
+    lengths = jnp.concatenate([*(part.astype(like.dtype) for part in found), ones])
+    return {name: row for row, name in enumerate(order)}, lengths
+
+
+def _of_a_dtype(sides: list[jax.Array]) -> jax.Array:
+    """Return upper bounds of the norms of arrays of one dtype: `(arrays, batch)`."""
     # Not the largest of |x|: that array would be kept for the sum.
     highest, lowest, total = (
-        jnp.stack([_of_examples(reduction, side) for side in sides]).astype(dtype)
+        jnp.stack([_of_examples(reduction, side) for side in sides])
         for reduction in (jnp.max, jnp.min, _sum_of_sizes)
     )
     largest = jnp.maximum(highest, -lowest)
     size = max(math.prod(side.shape[1:]) for side in sides)
     slack = 1 + measuring.rounding(size, largest)
-    return jnp.sqrt(largest) * jnp.sqrt(total) * slack
+    length = jnp.sqrt(largest) * jnp.sqrt(total) * slack
+    return jnp.where(largest < _limit(largest.dtype), length, jnp.inf)
+
+
+def _limit(dtype: jnp.dtype) -> float:
+    """Return a number that marks are above."""
+    return float(jnp.finfo(dtype).max) / 2
 
 
 def _of_examples(reduction: Any, side: jax.Array) -> jax.Array:

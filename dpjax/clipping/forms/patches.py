@@ -39,7 +39,8 @@ def in_turn(window: Window, padded: jax.Array) -> jax.Array:
         axis = patches.ndim - 2
         return jax.lax.dynamic_update_slice_in_dim(patches, part, place, axis), None
 
-    zeros = jnp.zeros(shape, jnp.result_type(padded))
+    # Like the input, so that under shard_map it varies over the same axes.
+    zeros = jax.lax.full_like(padded, 0, shape=shape)
     places = (jnp.arange(len(window.offsets)), jnp.asarray(window.offsets))
     patches, _ = jax.lax.scan(place, zeros, places)
     return patches.reshape(*shape[:-2], len(window.offsets) * inputs)

@@ -44,8 +44,12 @@ class Rows:
         parts = jnp.sum(summed * values, axis=-1)
         by_position = measuring.sum_of_squares(values)[:, None]
         length = values.shape[1] + values.shape[2]
-        ones = jnp.ones_like(by_position)
-        return measuring.of_products(parts, by_position, ones, length)
+        found = measuring.of_products(parts, by_position, by_position, length)
+        # Rows are added up one after the other. Where m equal vectors meet in a row,
+        # their rounding adds up too, to m ulp of a square that is m^2 times one's.
+        eps = float(jnp.finfo(values.dtype).eps)
+        met = jnp.sum(same, axis=-1).astype(values.dtype)
+        return found._replace(right=1 + (2 * eps / found.relative) * jnp.square(met))
 
     def terms(self) -> list[Term]:
         """Return the root of positions times |values|."""

@@ -29,8 +29,11 @@ def multiplication(meeting: Meeting) -> Form | None:
     """Of y = w * x, elementwise, it is the cotangent times x."""
     if meeting.other is None:
         return None
-    value = meeting.other * unmarked(meeting.cotangent)
-    return _over_broadcasts(meeting, value)
+    cotangent, other = unmarked(meeting.cotangent), meeting.other
+    # A number may stand for an array of any shape.
+    missing = (1,) * (cotangent.ndim - other.ndim)
+    other = other.reshape(*other.shape[:3], *missing, *other.shape[3:])
+    return _over_broadcasts(meeting, other * cotangent)
 
 
 def _over_broadcasts(
