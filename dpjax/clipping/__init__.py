@@ -23,6 +23,7 @@ from dpjax.clipping.independence import (
 )
 from dpjax.clipping.microbatch import in_microbatches
 from dpjax.clipping.result import ClippedGrads, PerExample
+from dpjax.clipping.tape import manual
 from dpjax.types import LossFn
 
 __all__ = [
@@ -161,10 +162,12 @@ def _batched(
         batch_size = _check.leading_axis("batch", arguments.examples)
         keys = roles.example_keys(arguments.key, jnp.arange(batch_size))
 
-        def piece(batch: Any, mask: Any) -> Any:
-            return engine(example_loss, arguments.params, batch, mask, *extra)
-
         batch = (arguments.examples, keys)
+        params = manual.varying(arguments.params, manual.axes_of(batch))
+
+        def piece(batch: Any, mask: Any) -> Any:
+            return engine(example_loss, params, batch, mask, *extra)
+
         return in_microbatches(piece, batch, mask, microbatch_size)
 
     def run(args: tuple[Any, ...], mask: Any, *extra: Any) -> Any:

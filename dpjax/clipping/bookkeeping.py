@@ -86,10 +86,14 @@ def tape_of(
     def loss(params: Params, example: Any) -> Any:
         return example_loss(params, *example)
 
-    one = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch
-    )
-    return tape.record(loss, params, one)
+    def shaped(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+    def one(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+    like = jax.tree.map(shaped, params)
+    return tape.record(loss, like, jax.tree.map(one, batch))
 
 
 def _record(

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.clipping.tape import dependence, equations
+from dpjax.clipping.tape import dependence, equations, manual
 from dpjax.clipping.tape.dependence import Piece, Source
 from dpjax.clipping.tape.program import Nested, Program, Tap
 from dpjax.clipping.tape.replay import public, replay, zero_probes
@@ -68,9 +68,9 @@ class Tape:
             outputs, records = replay(program, env, entries, probes)
             return outputs[0], (outputs, records)
 
-        loss, pull, (outputs, records) = jax.vjp(
-            loss_at, zero_probes(program), has_aux=True
-        )
+        axes = manual.axes_of((entries, example))
+        probes = manual.varying(zero_probes(program), axes)
+        loss, pull, (outputs, records) = jax.vjp(loss_at, probes, has_aux=True)
         (cotangents,) = pull(jnp.ones_like(loss))
         seen = [Seen(*pair) for pair in _pairs(program, records, cotangents)]
         return jax.tree.unflatten(self._tree, outputs), seen
