@@ -12,7 +12,7 @@ import sys
 
 LAYERS = [
     {"types"},
-    {"_check"},
+    {"_check", "_files"},
     {"autodiff", "noise", "sampling", "accounting"},
     {"clipping", "curvature"},
     {"optimizers"},

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpjax import _check, clipping, optimizers
-from dpjax.training import budget, files, folder, identity
+from dpjax import _check, _files, clipping, optimizers
+from dpjax.training import budget, folder, identity
 from dpjax.training.request import Request
 from dpjax.training.step import Loss, TrainState, initial_state, make_step, rows
 from dpjax.types import ArrayTree, Params
@@ -75,7 +75,7 @@ def make_plan(request: Request) -> Plan:
         step=step,
         last_step=last_step,
         epsilon=_epsilon(request, last_step),
-        config=files.json_copy(identity.public_identity(request, data)),
+        config=_files.json_copy(identity.public_identity(request, data)),
         private=identity.private_identity(request, data, key_words),
     )
 
