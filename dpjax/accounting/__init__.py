@@ -1,10 +1,16 @@
 """Accounting: from what was released to epsilon, and back.
 
-Runs on the host, in float64. Gaussian steps are accounted for here on a grid that fits
-them; events, Renyi divergences and the losses of other mechanisms are dp_accounting's.
+Runs on the host, in float64. Gaussian steps are accounted for here, exactly, on a
+grid that fits them, or by Renyi divergences; events and the losses of other mechanisms
+are dp_accounting's.
 """
 
-from dpjax.accounting.accountants import event_epsilon, pld_epsilon, rdp_epsilon
+from dpjax.accounting.accountants import (
+    event_epsilon,
+    exact_epsilon,
+    pld_epsilon,
+    rdp_epsilon,
+)
 from dpjax.accounting.calibration import (
     calibrate_event,
     calibrate_noise_multiplier,
@@ -21,6 +27,7 @@ __all__ = [
     "calibrate_num_steps",
     "epsilon_curve",
     "event_epsilon",
+    "exact_epsilon",
     "pld_epsilon",
     "rdp_epsilon",
 ]

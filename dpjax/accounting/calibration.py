@@ -20,7 +20,7 @@ def calibrate_event(
     *,
     target_epsilon: float,
     delta: float,
-    accountant: str = "pld",
+    accountant: str = "exact",
     relation: events.Relation = events.Relation.ADD_OR_REMOVE_ONE,
 ) -> float:
     """Return the least noise multiplier with which an event stays within a target.
@@ -29,7 +29,7 @@ def calibrate_event(
       make_event: gives the event of a noise multiplier; more noise must not cost more.
       target_epsilon: in nats, above 0.
       delta: in (0, 1).
-      accountant: "pld" or "rdp".
+      accountant: "exact", "pld" or "rdp".
       relation: which data sets are neighbours.
 
     Returns:
@@ -70,7 +70,7 @@ def calibrate_noise_multiplier(
     delta: float,
     sampling_prob: float,
     num_steps: int,
-    accountant: str = "pld",
+    accountant: str = "exact",
 ) -> float:
     """Return the least noise multiplier of a run that stays within a target.
 
@@ -79,7 +79,7 @@ def calibrate_noise_multiplier(
       delta: in (0, 1).
       sampling_prob: probability that an example enters a step, in (0, 1].
       num_steps: steps of the run, at least 1.
-      accountant: "pld" or "rdp".
+      accountant: "exact", "pld" or "rdp".
 
     Returns:
       A noise multiplier at most 1e-5, relatively, above the least one.
@@ -112,7 +112,7 @@ def calibrate_num_steps(
     delta: float,
     noise_multiplier: float,
     sampling_prob: float,
-    accountant: str = "pld",
+    accountant: str = "exact",
 ) -> int:
     """Return the largest number of steps that stays within a target.
 
@@ -121,7 +121,7 @@ def calibrate_num_steps(
       delta: in (0, 1).
       noise_multiplier: noise standard deviation in clip norms, at least 0.
       sampling_prob: probability that an example enters a step, in (0, 1].
-      accountant: "pld" or "rdp".
+      accountant: "exact", "pld" or "rdp".
 
     Raises:
       ValueError: a setting is out of range, or there is no such accountant.

@@ -16,7 +16,7 @@ def epsilon_curve(
     sampling_prob: float,
     steps: Sequence[int],
     delta: float,
-    accountant: str = "pld",
+    accountant: str = "exact",
 ) -> np.ndarray:
     """Return the epsilon of Poisson-sampled Gaussian steps after each of `steps`.
 
@@ -27,7 +27,7 @@ def epsilon_curve(
       sampling_prob: probability that an example enters a step, in (0, 1].
       steps: (n,) numbers of steps, at least 0, in increasing order.
       delta: in (0, 1).
-      accountant: "pld" or "rdp".
+      accountant: "exact", "pld" or "rdp".
 
     Returns:
       (n,) epsilons in nats, float64, never decreasing; 0 after 0 steps, infinite

@@ -66,13 +66,13 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
       via characteristic function; Balle and Wang (2018), Improving the Gaussian
       mechanism for differential privacy.
     """
-    if not all(_is_gaussian(part) for part, _ in parts):
+    if not is_gaussian(parts):
         return _library_epsilon(parts, delta, relation)
-    if not any(_is_sampled(part) for part, _ in parts):
+    if not is_sampled(parts):
         return _plain_epsilon(parts, delta, relation)
     if not _fits_a_grid(parts):
         return _rough_epsilon(parts, delta, relation)
-    pairs = [_pair(part, relation) for part, _ in parts]
+    pairs = [pair(part, relation) for part, _ in parts]
     counts = [count for _, count in parts]
     grid = Grid.choose(pairs, counts, delta)
     coarser = dataclasses.replace(grid, interval=2 * grid.interval)
@@ -88,11 +88,9 @@ def curve(
 
     The laws of one step are put on the grid once, for the largest number of steps.
     """
-    gaussian = all(_is_gaussian(part) for part, _ in parts)
-    sampled = any(_is_sampled(part) for part, _ in parts)
-    most = [(part, max(steps) * count) for part, count in parts]
-    if gaussian and sampled and _fits_a_grid(most):
-        pairs = [_pair(part, relation) for part, _ in parts]
+        most = [(part, max(steps) * count) for part, count in parts]
+    if is_gaussian(parts) and is_sampled(parts) and _fits_a_grid(most):
+        pairs = [pair(part, relation) for part, _ in parts]
         grid = Grid.choose(pairs, [count for _, count in most], delta)
         laws = grid.laws()
 
@@ -107,6 +105,16 @@ def curve(
     return np.array([after(number) if number else 0.0 for number in steps], dtype=float)
 
 
+def is_gaussian(parts: Parts) -> bool:
+    """Tell whether all `parts` are Gaussian releases, plain or Poisson sampled."""
+    return all(_is_gaussian(part) for part, _ in parts)
+
+
+def is_sampled(parts: Parts) -> bool:
+    """Tell whether any of `parts` is sampled."""
+    return any(_is_sampled(part) for part, _ in parts)
+
+
 def _is_sampled(part: Event) -> bool:
     return isinstance(part, dp_accounting.PoissonSampledDpEvent)
 
@@ -117,7 +125,8 @@ def _is_gaussian(part: Event) -> bool:
     return isinstance(inner, dp_accounting.GaussianDpEvent)
 
 
-def _pair(part: Event, relation: Relation) -> privacy_loss.SampledGaussian:
+def pair(part: Event, relation: Relation) -> privacy_loss.SampledGaussian:
+    """Return the pair of output laws of a Gaussian `part`."""
     replace_one = relation == Relation.REPLACE_ONE
     if _is_sampled(part):
         noise, rate = part.event.noise_multiplier, part.sampling_probability
@@ -149,7 +158,7 @@ def _plain_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
 
 def _rough_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return the Renyi bound, or where there is none, that of releases not sampled."""
-    distance = sum(count * _pair(part, relation).distance for part, count in parts)
+    distance = sum(count * pair(part, relation).distance for part, count in parts)
     if distance <= delta:
         return Epsilon(0.0, error=0.0, method="pld")
     if relation != Relation.REPLACE_ONE:

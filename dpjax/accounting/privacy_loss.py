@@ -77,10 +77,10 @@ class SampledGaussian:
     def loss(self, x: np.ndarray) -> np.ndarray:
         """Return L(x) in nats, elementwise."""
         variance = self.noise_multiplier**2
-        gain = self._log_mixture((x - 0.5) / variance)
+        gain = self.log_mixture((x - 0.5) / variance)
         if not self.replace_one:
             return gain
-        return gain - self._log_mixture((-x - 0.5) / variance)
+        return gain - self.log_mixture((-x - 0.5) / variance)
 
     def output(self, loss: np.ndarray) -> np.ndarray:
         """Return the x with L(x) = loss, elementwise; -inf below the least loss."""
@@ -114,14 +114,18 @@ class SampledGaussian:
         removed = Nodes(losses, log_density - special.logsumexp(log_density))
         return removed, Nodes(-losses, removed.log_weights - losses)
 
-    def _log_mixture(self, exponent: np.ndarray) -> np.ndarray:
+    def log_mixture(self, exponent: np.ndarray) -> np.ndarray:
         """Return log(1 - q + q e^exponent) without loss of digits."""
         q = self.sampling_prob
         if q == 1:
             return exponent
-        near = np.log1p(q * np.expm1(np.minimum(exponent, 1.0)))
+        # The first form keeps the digits of a small logarithm, the second those of a
+        # large one and of one that is far below 0.
+        near = np.log1p(q * np.expm1(np.clip(exponent, -1.0, 500.0)))
         far = np.logaddexp(math.log1p(-q), math.log(q) + exponent)
-        return np.where(exponent < 1, near, far)
+        small = (exponent < 500) & ((exponent > -1) | (q < 0.5))
+        below = np.log1p(q * np.expm1(np.minimum(exponent, 0.0)))
+        return np.where(small, np.where(exponent < 0, below, near), far)
 
     def _half_replace_output(self, loss: np.ndarray) -> np.ndarray:
         """Return asinh(c sinh(loss / 2)) with c = (1 - q) / q e^(1 / (2 s^2)).
