@@ -88,7 +88,7 @@ def curve(
 
     The laws of one step are put on the grid once, for the largest number of steps.
     """
-        most = [(part, max(steps) * count) for part, count in parts]
+    most = [(part, max(steps) * count) for part, count in parts]
     if is_gaussian(parts) and is_sampled(parts) and _fits_a_grid(most):
         pairs = [pair(part, relation) for part, _ in parts]
         grid = Grid.choose(pairs, [count for _, count in most], delta)
