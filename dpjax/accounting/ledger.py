@@ -12,6 +12,7 @@ from dpjax.accounting import (
     ledger_records,
     ledger_table,
 )
+from dpjax.accounting import budget as budgets
 from dpjax.accounting.budget import Budget, BudgetExceeded
 from dpjax.accounting.epsilon import Epsilon
 from dpjax.accounting.events import Event, Relation
@@ -212,7 +213,7 @@ epsilon 2 at delta 1e-05, got label='statistics', which would make it 4.830.
         return ledger
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the ledger to a file, whole or not at all (then an OSError says why)."""
+        """Write the ledger to a file, whole or, with an OSError, not at all."""
         _files.replace(pathlib.Path(path), self.to_json().encode())
 
     @classmethod
