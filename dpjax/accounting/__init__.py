@@ -11,6 +11,7 @@ from dpjax.accounting.accountants import (
     pld_epsilon,
     rdp_epsilon,
 )
+from dpjax.accounting.budget import Budget, BudgetExceeded
 from dpjax.accounting.calibration import (
     calibrate_event,
     calibrate_noise_multiplier,
@@ -18,10 +19,16 @@ from dpjax.accounting.calibration import (
 )
 from dpjax.accounting.curve import epsilon_curve
 from dpjax.accounting.epsilon import AccountingError, Epsilon
+from dpjax.accounting.ledger import PrivacyLedger
+from dpjax.accounting.ledger_records import LedgerError
 
 __all__ = [
     "AccountingError",
+    "Budget",
+    "BudgetExceeded",
     "Epsilon",
+    "LedgerError",
+    "PrivacyLedger",
     "calibrate_event",
     "calibrate_noise_multiplier",
     "calibrate_num_steps",
