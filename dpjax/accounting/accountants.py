@@ -32,10 +32,13 @@ _ACCOUNTANTS = {
     "rdp": Accountant(rdp.epsilon, rdp.curve),
 }
 
+NAMES = tuple(_ACCOUNTANTS)
+"""The accountants in the order in which they are reported: the exact one first."""
+
 
 def find(name: str) -> Accountant:
     """Return the accountant called `name`; a ValueError lists those that exist."""
-    return _ACCOUNTANTS[_check.choice("accountant", name, tuple(_ACCOUNTANTS))]
+    return _ACCOUNTANTS[_check.choice("accountant", name, NAMES)]
 
 
 def event_epsilon(
