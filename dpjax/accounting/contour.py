@@ -1,170 +1,297 @@
-r"""Delta and epsilon of a sum of privacy losses, along a line through the saddle point.
+r"""Delta and epsilon of a sum of privacy losses, along a contour in the complex plane.
 
 With K(z) the logarithm of E e^(z L) of the total loss L, and any t > 0,
 
     delta(epsilon) = 1/(2 pi i) int_{Re z = t} e^(K(z) - z epsilon) / (z (z + 1)) dz
+
+Where few steps sample anybody, e^K hardly decays along the contour: the steps that do
+not are a spike of nearly no loss. They alone never add up to epsilon, so their share of
+e^K(z), the product of the moments of small losses, integrates to 0 and is taken away.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize
 
-from dpjax.accounting import cumulant
-from dpjax.accounting.privacy_loss import Nodes, SampledGaussian
+from dpjax.accounting import cumulant, saddle
+from dpjax.accounting.quadrature import Region, TooManyNodesError
+from dpjax.accounting.saddle import DIGITS, Rough, Side, Table, WeakContourError
 
-_PRECISION = 1e-12
-_MOST_NODES = 2**13
 _CHUNK = 32
+_FEW, _MOST = 256, 4096
+_LEFT_OUT = 28.0
+"""Losses of e^-28 of delta are left out at the top: 7e-13 of it."""
+
 _ULP = 2.0**-52
-
-
-class WeakContourError(ValueError):
-    """The integrand does not decay soon enough."""
-
-
-class Side(NamedTuple):
-    """Losses in one direction.
-
-    Attributes:
-      pairs: (laws,) output laws.
-      counts: (laws,) how often each is composed.
-      added: whether the direction is "add".
-    """
-
-    pairs: Sequence[SampledGaussian]
-    counts: np.ndarray
-    added: bool
-
-    def log_transform(self, tilt: float, heights: np.ndarray) -> np.ndarray:
-        real, sign = (-tilt, -1.0) if self.added else (1.0 + tilt, 1.0)
-        total = np.zeros(heights.size, dtype=complex)
-        for pair, count in zip(self.pairs, self.counts, strict=True):
-            total += count * cumulant.log_moment(pair, real, sign * heights)
-        return total
+_MOST_CANCELLED = 1e-7
+_ROUNDS = 12
+_NEWTON_STEPS = 60
 
 
 class Line(NamedTuple):
-    """The transform on equidistant nodes of a contour.
+    """The transform of one step at equidistant nodes of a contour.
 
     Attributes:
-      tilt: real part of the contour.
+      tilt: where it crosses the real line.
       step: distance of nodes.
-      logs: (n,) logarithms of e^K(z) / (z (z + 1)).
-      rounding: absolute error of `logs`.
+      log_rest: (nodes,) logarithms of the moments of losses below the floor.
+      gain: (nodes,) logarithms of all moments over those; None without a floor.
+      rounding: absolute error of both.
     """
 
     tilt: float
     step: float
-    logs: np.ndarray
+    log_rest: np.ndarray
+    gain: np.ndarray | None
     rounding: float
 
-    def log_delta(self, epsilon: float) -> tuple[float, float, float]:
-        """Return log delta, its slope, and its relative error."""
-        n = np.arange(self.logs.size)
-        z = self.tilt + 1j * self.step * n
-        exponents = self.logs - self.logs[0].real - 1j * (self.step * n * epsilon)
-        terms = np.exp(exponents)
-        terms[0] *= 0.5
-        total = terms.real.sum()
-        coarse = 2 * terms.real[::2].sum()
-        slope = (z * terms).real.sum()
-        absolute = np.abs(terms)
-        error = abs(coarse - total) ** 1.0 + self.rounding * absolute.sum() + (
-            absolute[-_CHUNK:].sum()
-        )
-        if not total > 4 * error:
-            raise WeakContourError
-        log_scale = math.log(self.step / math.pi) + self.logs[0].real
-        value = log_scale - self.tilt * epsilon + math.log(total)
-        return value, -slope / total, error / total
+    @property
+    def z(self) -> np.ndarray:
+        """Nodes: (nodes,)."""
+        return self.tilt + 1j * self.step * np.arange(self.log_rest.size)
+
+    def logs(self, repeats: np.ndarray) -> np.ndarray:
+        """Return the logarithms of the integrand at epsilon = 0: (repeats, nodes)."""
+        total = repeats[:, None] * self.log_rest
+        if self.gain is not None:
+            gain = repeats[:, None] * self.gain
+            large = gain.real > 30
+            excess = np.expm1(np.where(large, 1.0, gain))
+            total += np.where(large, gain, np.log(excess + 1e-300))
+        return total - np.log(self.z) - np.log1p(self.z)
 
 
-def draw(side: Side, tilt: float, scale: float, epsilon: float) -> Line:
-    """Return a line that is good at `epsilon`."""
-    span = 20.0 * scale
-    while True:
-        step = 2 * math.pi / span
-        logs = np.zeros(0, dtype=complex)
-        while True:
-            n = np.arange(logs.size, max(_CHUNK, 2 * logs.size))
-            heights = step * n
-            z = tilt + 1j * heights
-            logs = np.append(
-                logs, side.log_transform(tilt, heights) - np.log(z) - np.log(1 + z)
-            )
-            sizes = logs.real[-_CHUNK:].max() - logs.real[0]
-            if sizes < -36:
-                break
-            if logs.size >= _MOST_NODES:
-                raise WeakContourError
-        terms = np.exp(logs - logs[0].real - 1j * step * np.arange(logs.size) * epsilon)
-        terms[0] *= 0.5
-        fine, coarse = terms.real.sum(), 2 * terms.real[::2].sum()
-        if fine > 0 and abs(fine - coarse) < 1e-10 * fine:
-            rounding = _ULP * 4 * max(1.0, np.abs(logs[0].real), abs(tilt * epsilon))
-            return Line(tilt, step, logs, rounding)
-        span *= 2
-        if span > 1e4 * scale:
-            raise WeakContourError
+class Deltas(NamedTuple):
+    """Values along a line, (repeats,) each: NaN where they are rounding.
+
+    Attributes:
+      log: log delta.
+      slope: its derivative by epsilon.
+      error: its error by rounding.
+    """
+
+    log: np.ndarray
+    slope: np.ndarray
+    error: np.ndarray
 
 
-def start(
-    nodes: Sequence[Nodes], counts: np.ndarray, log_delta: float
-) -> tuple[float, float, float]:
-    """Return tilt, epsilon and scale by the saddle-point approximation."""
-    losses = np.stack([rule.losses for rule in nodes])
-    log_weights = np.stack([rule.log_weights for rule in nodes])
-
-    def approximate(log_tilt: float) -> tuple[float, float, float]:
-        tilt = math.exp(log_tilt)
-        exponents = log_weights + tilt * losses
-        peaks = exponents.max(axis=1)
-        weights = np.exp(exponents - peaks[:, None])
-        sums = weights.sum(axis=1)
-        means = (weights * losses).sum(axis=1) / sums
-        spreads = (weights * (losses - means[:, None]) ** 2).sum(axis=1) / sums
-        moment = counts @ (peaks + np.log(sums))
-        epsilon = counts @ means - 1 / tilt - 1 / (1 + tilt)
-        curvature = counts @ spreads + 1 / tilt**2 + 1 / (1 + tilt) ** 2
-        value = (
-            moment
-            - tilt * epsilon
-            - math.log(tilt)
-            - math.log1p(tilt)
-            - 0.5 * math.log(2 * math.pi * curvature)
-        )
-        return value, epsilon, math.sqrt(counts @ spreads)
-
-    def gap(log_tilt: float) -> float:
-        return approximate(log_tilt)[0] - log_delta
-
-    spread = approximate(-50.0)[2]
-    low = high = 0.5 * math.log(-2 * log_delta + 1e-3) - math.log(spread)
-    while gap(low) < 0:
-        low -= 1.0
-        if low < -100:
-            break
-    while gap(high) > 0:
-        high += 1.0
-        if high > 300:
-            raise WeakContourError
-    root = low if low == high else optimize.brentq(gap, low, high, xtol=1e-6)
-    _, epsilon, scale = approximate(root)
-    return math.exp(root), epsilon, scale
+def deltas(
+    line: Line, repeats: np.ndarray, logs: np.ndarray, epsilons: np.ndarray
+) -> Deltas:
+    """Return the deltas at `epsilons` of `repeats` steps, from `line.logs(repeats)`."""
+    origin = logs[:, :1].real
+    turns = line.z.imag * epsilons[:, None]
+    terms = np.exp(logs - origin - 1j * turns)
+    terms[:, 0] *= 0.5
+    total = terms.real.sum(axis=1)
+    slope = (terms @ line.z).real
+    sizes = np.abs(terms)
+    known = np.abs(origin) + np.abs(line.tilt * epsilons[:, None]) + 4
+    errors = _ULP * (known + np.abs(logs.imag) + np.abs(turns))
+    errors += repeats[:, None] * line.rounding
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = (errors * sizes).sum(axis=1) / total
+        good = (total > 0) & (error < _MOST_CANCELLED)
+        log_total = np.log(np.where(good, total, np.nan))
+        scale = math.log(line.step / math.pi) + origin[:, 0] - line.tilt * epsilons
+        return Deltas(scale + log_total, -slope / total, error)
 
 
-def solve(side: Side, nodes: Sequence[Nodes], delta: float) -> tuple[float, float]:
-    """Return (epsilon, error)."""
+def draw(
+    side: Side, region: Region, tilt: float, span: float, repeats: float, floor: float, most: int
+) -> Line:
+    """Return the line through `tilt`, until terms of the integral are below e^floor.
+
+    Raises:
+      WeakContourError, TooManyNodesError: that takes more than `most` nodes, or too
+        many at one of them.
+    """
+    step = 2 * math.pi / span
+    pieces: list[tuple[np.ndarray, np.ndarray]] = []
+    size, chunk = 0, _CHUNK
+    while size < most:
+        heights = step * np.arange(size, size + chunk)
+        rest, gain, rounding = _transform(side, region, tilt, heights)
+        pieces.append((rest, gain))
+        size += chunk
+        line = Line(tilt, step, rest, None if region.floor is None else gain, rounding)
+        z = tilt + 1j * heights[chunk // 2 :]
+        last = repeats * rest[chunk // 2 :] - np.log(z * (1 + z))
+        if region.floor is not None:
+            last = last + _log_expm1(repeats * gain[chunk // 2 :])
+        if last.real.max() + math.log(step / math.pi) < floor:
+            rest, gain = (np.concatenate(column) for column in zip(*pieces, strict=True))
+            return line._replace(log_rest=rest, gain=None if region.floor is None else gain)
+        chunk = size
+    raise WeakContourError
+
+
+def _log_expm1(gain: np.ndarray) -> np.ndarray:
+    large = gain.real > 30
+    excess = np.expm1(np.where(large, 1.0, gain))
+    return np.where(large, gain, np.log(excess + 1e-300))
+
+
+def _transform(
+    side: Side, region: Region, tilt: float, heights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return log_rest, gain and rounding of `Line` at heights above `tilt`."""
+    real, sign = (-tilt, -1.0) if side.added else (1.0 + tilt, 1.0)
+    rest = np.zeros(heights.size, dtype=complex)
+    gain = np.zeros(heights.size, dtype=complex)
+    rounding = 0.0
+    for pair, count in zip(side.pairs, side.counts, strict=True):
+        one = cumulant.moments(pair, real, sign * heights, region)
+        rest += count * one.log_rest
+        gain += count * one.gain
+        rounding += count * one.rounding
+    return rest, gain, rounding
+
+
+class Answers(NamedTuple):
+    """Epsilons or logarithms of deltas, (repeats,), and their errors; NaN for none."""
+
+    values: np.ndarray
+    errors: np.ndarray
+    nodes: int = 0
+    floor: float = 0.0
+
+
+def solve(side: Side, repeats: np.ndarray, delta: float) -> Answers:
+    """Return the epsilons at `delta` of as many steps as `repeats` says.
+
+    The line is drawn for the first of them, and serves those for which it is good.
+
+    Args:
+      side: losses of one step.
+      repeats: (n,) numbers of steps, in increasing order.
+      delta: in (0, 1).
+
+    Raises:
+      WeakContourError, TooManyNodesError: the first has no good contour.
+    """
     log_delta = math.log(delta)
-    tilt, epsilon, scale = start(nodes, side.counts, log_delta)
-    line = draw(side, tilt, scale, epsilon)
-    for _ in range(50):
-        value, slope, error = line.log_delta(epsilon)
-        change = (log_delta - value) / slope
-        epsilon += change
-        if abs(change) <= 1e-15 * abs(epsilon) + 0.01 * error / abs(slope):
-            return epsilon, error / abs(slope)
-    return epsilon, error / abs(slope)
+    steps = float(side.counts.sum() * repeats.max())
+    region = Region(log_delta - math.log(steps) - _LEFT_OUT, side.added)
+    rules = saddle.rough(side, region)
+    tilt, epsilon = saddle.start(rules, repeats[0], log_delta)
+    table = Table.around(rules, tilt)
+    epsilon = min(epsilon, table.bound(repeats[0], log_delta))
+    for _ in range(_ROUNDS):
+        framed = _frame(side, region, rules, table, repeats[0], epsilon, log_delta)
+        answers = _solve_along(framed, table, repeats, epsilon, log_delta)
+        if math.isfinite(answers.errors[0]):
+            return answers
+        if not math.isfinite(answers.values[0]):
+            raise WeakContourError
+        least = epsilon - max(0.5 * abs(epsilon), 1 / framed.line.tilt)
+        epsilon = max(float(answers.values[0]), least)
+    raise WeakContourError
+
+
+def log_delta(side: Side, epsilon: float) -> tuple[float, float]:
+    """Return log delta at `epsilon`, and its error.
+
+    Raises:
+      WeakContourError, TooManyNodesError: there is no good contour.
+    """
+    once, epsilons = np.ones(1), np.array([epsilon])
+    size = math.log(side.counts.sum())
+    value = -60.0
+    for _ in range(_ROUNDS):
+        region = Region(value - size - _LEFT_OUT, side.added)
+        rules = saddle.rough(side, region)
+        tilt, guess = saddle.saddle(rules, 1.0, epsilon)
+        if guess < value - 1:
+            value = guess
+            continue
+        value = min(guess, 0.0)
+        table = Table.around(rules, tilt)
+        frame = _frame(side, region, rules, table, 1.0, epsilon, value)
+        logs = frame.line.logs(once)
+        now = deltas(frame.line, once, logs, epsilons)
+        if _covers(frame, table, once, logs, epsilons, now.log + 1.0)[0]:
+            return float(now.log[0]), float(now.error[0]) + 2 * math.exp(-_LEFT_OUT)
+        value = float(now.log[0]) if np.isfinite(now.log[0]) else value - 10.0
+    raise WeakContourError
+
+
+class _Frame(NamedTuple):
+    line: Line
+    index: int
+    floor: Table | None
+
+
+def _frame(
+    side: Side, region: Region, rules: Rough, table: Table, repeats: float, epsilon: float, log_delta: float
+) -> _Frame:
+    """Return the line for the first of the repeats, with a floor where it needs one."""
+    index, span = table.place(repeats, epsilon, log_delta)
+    tilt = float(table.tilts[index])
+    least = log_delta + tilt * epsilon - DIGITS - 2
+    try:
+        line = draw(side, region, tilt, 1.05 * span, repeats, least, _FEW)
+        return _Frame(line, index, None)
+    except (WeakContourError, TooManyNodesError):
+        floor = None
+    try:
+        if epsilon > 0:
+            region, floor = saddle.find_floor(rules, side, region, repeats, epsilon, log_delta)
+    except WeakContourError:
+        pass
+    return _Frame(draw(side, region, tilt, 1.05 * span, repeats, least, _MOST), index, floor)
+
+
+def _solve_along(
+    frame: _Frame, table: Table, repeats: np.ndarray, epsilon: float, log_delta: float
+) -> Answers:
+    """Return the epsilons at delta, and errors where the line is good for them."""
+    line = frame.line
+    logs = line.logs(repeats)
+    guesses = epsilon * (repeats / repeats[0]) ** 0.6
+    epsilons, now = _newton(line, repeats, logs, guesses, log_delta)
+    log_deltas = np.full(repeats.size, log_delta)
+    good = np.isfinite(now.log) & (np.abs(now.log - log_delta) < 1e-6)
+    good &= _covers(frame, table, repeats, logs, epsilons, log_deltas)
+    errors = (now.error + 2 * math.exp(-_LEFT_OUT)) / -now.slope
+    errors += np.abs((now.log - log_delta) / now.slope) + 4 * _ULP * np.abs(epsilons)
+    return Answers(epsilons, np.where(good, errors, np.nan), line.log_rest.size)
+
+
+def _newton(
+    line: Line, repeats: np.ndarray, logs: np.ndarray, epsilons: np.ndarray, log_delta: float
+) -> tuple[np.ndarray, Deltas]:
+    """Return where log delta is `log_delta`, and the values there, kept in brackets."""
+    low, high = np.full(epsilons.size, -np.inf), np.full(epsilons.size, np.inf)
+    epsilons = epsilons.copy()
+    most = 4.0 / line.tilt
+    for _ in range(_NEWTON_STEPS):
+        now = deltas(line, repeats, logs, epsilons)
+        # Where all is rounding, delta is smaller.
+        short = now.log > log_delta
+        low, high = np.where(short, epsilons, low), np.where(short, high, epsilons)
+        changes = np.nan_to_num((log_delta - now.log) / now.slope, nan=-np.inf)
+        new = epsilons + np.clip(changes, -most, most)
+        bottom = np.where(np.isfinite(low), low, np.minimum(high, epsilons) - most)
+        middle = 0.5 * (bottom + np.where(np.isfinite(high), high, bottom + most))
+        new = np.where((new > low) & (new < high), new, middle)
+        close = np.abs(changes) <= 1e-15 * np.abs(epsilons) + 0.01 * now.error / -now.slope
+        if close.all():
+            break
+        epsilons = np.where(close, epsilons, new)
+    return epsilons, deltas(line, repeats, logs, epsilons)
+
+
+def _covers(
+    frame: _Frame, table: Table, repeats: np.ndarray, logs: np.ndarray, epsilons: np.ndarray, log_deltas: np.ndarray
+) -> np.ndarray:
+    """Tell for which of the repeats what the line leaves out is nothing."""
+    line = frame.line
+    chernoff = table.chernoff(repeats, epsilons, log_deltas)
+    good = table.aliases(chernoff, frame.index) <= 2 * math.pi / line.step
+    if frame.floor is not None:
+        bounds = frame.floor.chernoff(repeats, epsilons, log_deltas)
+        good &= bounds.min(axis=1) < 1 - DIGITS
+    last = logs[:, -8:].real.max(axis=1) - line.tilt * epsilons
+    return good & (last + math.log(line.step / math.pi) < log_deltas - DIGITS)

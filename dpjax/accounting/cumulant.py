@@ -1,4 +1,4 @@
-r"""The cumulant generating function of a privacy loss, for complex arguments.
+r"""The moment generating function of a privacy loss, for complex arguments.
 
 For a pair (P, Q) of output laws with the loss L = log P/Q, everything that the contour
 needs is a value of
@@ -13,54 +13,88 @@ is then multiplied by 1e9 steps. It is computed without cancellation, as the mea
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
+from dpjax.accounting import quadrature
 from dpjax.accounting.privacy_loss import SampledGaussian
-
-_DIGITS = 40.0
-"""e^-40 is nothing."""
 
 _SERIES_REACH = 2.0
 """Where |w L| is below this, the series is used."""
 
 _SERIES_TERMS = np.arange(2, 33)
 
-_MOST_NODES = 2**15
-_SCAN = 4097
+_LARGEST_EXPONENT = 600.0
+
+_MOST_TERMS = 2**22
+"""Most exponentials at once: a bound on memory."""
 
 
-class TooManyNodesError(ValueError):
-    """The quadrature would need more nodes than are worth their time."""
+class Moments(NamedTuple):
+    """Moments of one loss at the same arguments: (n,) complex each.
+
+    Attributes:
+      log_rest: logarithms of M(w) - part, of any branch.
+      gain: log M(w) - log_rest.
+      rounding: absolute error of `log_rest`.
+    """
+
+    log_rest: np.ndarray
+    gain: np.ndarray
+    rounding: float
 
 
-def log_moment(
-    pair: SampledGaussian, real: float, imaginary: np.ndarray
-) -> np.ndarray:
-    """Return log M(w) at w = real + 1j * imaginary.
+def moments(
+    pair: SampledGaussian,
+    real: float,
+    imaginary: np.ndarray,
+    region: quadrature.Region,
+) -> Moments:
+    """Return M(w) at w = real + 1j * imaginary, in two parts.
 
     Args:
       pair: the output laws.
       real: real part of w.
       imaginary: (n,) imaginary parts.
+      region: which outputs are left out, and which make up the part.
 
-    Returns:
-      (n,) complex logarithms, of any branch.
+    Raises:
+      TooManyNodesError: the integrand turns too often.
     """
     w = real + 1j * imaginary
+    none = np.zeros_like(w)
     if pair.sampling_prob == 1:
         shift = (2 if pair.replace_one else 1) / pair.noise_multiplier
-        return 0.5 * shift**2 * w * (w - 1)
-    x, step = _nodes(pair, real, float(np.abs(imaginary).max()))
-    log_weights = _log_density(pair, x) + math.log(step)
-    losses = pair.loss(x)
-    near = np.abs(losses) * np.abs(w).max() < _SERIES_REACH
+        values = 0.5 * shift**2 * w * (w - 1)
+        return Moments(values, none, 2.0**-52 * float(np.abs(values).max()))
+    highest = float(np.abs(imaginary).max())
+    x, step = quadrature.nodes(pair, real, highest, region)
+    log_weights = quadrature.log_density(pair, x) + math.log(step)
+    losses, log_kept = pair.loss(x), region.log_kept(pair, x)
+    near = np.abs(losses) * math.hypot(real, highest) < _SERIES_REACH
+    near &= log_kept > -1e-17
     excess = _series(w, losses[near], np.exp(log_weights[near]))
-    peak, far = _direct(w, losses[~near], log_weights[~near])
+    peak, far = _direct(w, losses[~near], log_weights[~near], log_kept[~near])
+    rounding = 2.0**-52 * (abs(excess[0]) + abs(far[0]) + 4 * _mass(log_weights[~near]))
     if peak > 0:
-        return peak + np.log(far + excess * math.exp(-peak) + math.exp(-peak))
-    return _log1p(excess + far)
+        values = peak + np.log(far + (1 + excess) * math.exp(-peak))
+        return Moments(values, none, 2.0**-52 * peak)
+    excess += far
+    if region.floor is None:
+        return Moments(_log1p(excess), none, rounding)
+    log_weights += log_kept + region.log_share(pair, x)
+    part = _sum_of_exponentials(w, losses, log_weights, 0.0)
+    log_rest = _log1p(excess - part)
+    ratio = part / np.exp(log_rest)
+    large = np.abs(ratio) > 0.5
+    gain = np.where(large, _log1p(excess) - log_rest, _log1p(np.where(large, 0, ratio)))
+    return Moments(log_rest, gain, rounding)
+
+
+def _mass(log_weights: np.ndarray) -> float:
+    return float(np.exp(log_weights).sum())
 
 
 def _series(w: np.ndarray, losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -68,94 +102,53 @@ def _series(w: np.ndarray, losses: np.ndarray, weights: np.ndarray) -> np.ndarra
     if not losses.size:
         return np.zeros_like(w)
     size = np.abs(w).max()
-    powers = (losses * size) ** _SERIES_TERMS[:, None]
-    moments = powers @ weights / special.factorial(_SERIES_TERMS)
-    scaled = w / size
-    # (w^n - w) / |w|^n, so that neither factor leaves the range of floats.
-    total = np.zeros_like(w)
-    for n, moment in zip(_SERIES_TERMS[::-1], moments[::-1], strict=True):
-        total += moment * (scaled**n - scaled * size ** (1.0 - n))
+    scaled_losses, scaled = losses * size, w / size
+    power = weights * scaled_losses
+    total, power_of_w = np.zeros_like(w), scaled.copy()
+    for n in _SERIES_TERMS:
+        power = power * scaled_losses / n
+        power_of_w = power_of_w * scaled
+        # (w^n - w) / |w|^n, so that neither factor leaves the range of floats.
+        total += power.sum() * (power_of_w - scaled * size ** (1.0 - n))
     return total
 
 
 def _direct(
-    w: np.ndarray, losses: np.ndarray, log_weights: np.ndarray
+    w: np.ndarray, losses: np.ndarray, log_weights: np.ndarray, log_kept: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """Return (peak, sum): the sum of the same for large |w L|, over e^peak."""
     if not losses.size:
         return 0.0, np.zeros_like(w)
-    exponents = log_weights + w[:, None] * losses
-    peak = max(0.0, float(exponents.real.max()) - 600.0)
-    total = np.exp(exponents - peak).sum(axis=1)
+    kept = log_weights + log_kept
+    largest = float((kept + w[0].real * losses).max())
+    peak = max(0.0, largest - _LARGEST_EXPONENT)
+    total = _sum_of_exponentials(w, losses, kept, peak)
     if peak > 0:
         return peak, total
-    weights = np.exp(log_weights)
-    shifted = np.exp(log_weights + losses) - weights
-    return 0.0, total - weights.sum() - w * shifted.sum()
+    shifted = np.exp(log_weights + losses) - np.exp(log_weights)
+    return 0.0, total - _mass(log_weights) - w * shifted.sum()
+
+
+def _sum_of_exponentials(
+    w: np.ndarray, losses: np.ndarray, log_weights: np.ndarray, peak: float
+) -> np.ndarray:
+    """Return the sum of e^(log_weights + w L - peak)."""
+    matters = log_weights + w[0].real * losses > peak - 200.0
+    losses, log_weights = losses[matters], log_weights[matters]
+    real = np.exp(log_weights + w[0].real * losses - peak)
+    rows = max(1, _MOST_TERMS // max(1, losses.size))
+    pieces = [
+        np.exp(1j * w.imag[first : first + rows, None] * losses) @ real
+        for first in range(0, w.size, rows)
+    ]
+    return np.concatenate(pieces)
 
 
 def _log1p(excess: np.ndarray) -> np.ndarray:
     """Return log(1 + excess) with all digits of a small complex `excess`."""
     re, im = excess.real, excess.imag
-    return 0.5 * np.log1p(2 * re + re**2 + im**2) + 1j * np.arctan2(im, 1 + re)
-
-
-def _log_density(pair: SampledGaussian, x: np.ndarray) -> np.ndarray:
-    """Return the log density of Q."""
-    s, q = pair.noise_multiplier, pair.sampling_prob
-    log_density = -0.5 * (x / s) ** 2 - math.log(s * math.sqrt(2 * math.pi))
-    if not pair.replace_one:
-        return log_density
-    return log_density + pair.log_mixture((-x - 0.5) / s**2)
-
-
-def _nodes(
-    pair: SampledGaussian, real: float, highest: float
-) -> tuple[np.ndarray, float]:
-    """Return equidistant nodes for M(real + i y), |y| <= highest, and their distance.
-
-    On the line that is b s i away from the real one, with b / s < pi below the zeros of
-    P / Q, the integrand grows by at most e^(b^2 / 2 + |y| b / s) (and, for a negative
-    real part, by the growth of |P/Q|^real); the error of the trapezoidal rule is that
-    times e^(-2 pi b / distance).
-    """
-    s = pair.noise_multiplier
-    low, high = _range(pair, real)
-    shift = (2 if pair.replace_one else 1) / s
-    bend = max(0.0, -real) * shift**2 / 4 + (abs(real) * shift**2/4 if pair.replace_one else 0)
-    b = min(math.sqrt(2 * _DIGITS / (1 + bend)), 0.8 * math.pi * s)
-    growth = _DIGITS / b + b * (1 + bend) / 2 + highest * shift
-    step = 2 * math.pi * s / growth
-    count = math.ceil((high - low) / step)
-    if count > _MOST_NODES:
-        raise TooManyNodesError
-    count = max(count, 16)
-    x = np.linspace(low, high, count + 1)
-    return x, (high - low) / count
-
-
-def _range(pair: SampledGaussian, real: float) -> tuple[float, float]:
-    """Return the ends beyond which the integrand is nothing."""
-    s, q = pair.noise_multiplier, pair.sampling_prob
-    reach = 12 * s
-    low = -reach
-    high = reach + max(1.0, real)
-    if real < 0:
-        low = -s * math.sqrt(2 * (72 + real * math.log1p(-q)))
-        high = reach + 1
-    if pair.replace_one:
-        low, high = -reach - max(1.0, real, -real), reach + max(1.0, abs(real))
-    x = np.linspace(low, high, _SCAN)
-    losses = pair.loss(x)
-    log_density = _log_density(pair, x)
-    powers = real * losses
-    small = np.abs(powers) < 1
     with np.errstate(divide="ignore"):
-        log_terms = log_density + np.where(
-            small,
-            np.log(np.abs(real * (real - 1)) * losses**2),
-            np.maximum(powers, np.log(1 + abs(real) * np.abs(losses))),
-        )
-    kept = np.flatnonzero(log_terms > log_terms.max() - _DIGITS)
-    first, last = max(kept[0] - 1, 0), min(kept[-1] + 1, _SCAN - 1)
-    return float(x[first]), float(x[last])
+        log_size = 0.5 * np.log1p(np.maximum(2 * re + re**2 + im**2, -1.0))
+        far = np.log(np.hypot(1 + re, im))
+    log_size = np.where(np.abs(log_size) < 0.3, log_size, np.maximum(far, -600.0))
+    return log_size + 1j * np.arctan2(im, 1 + re)

@@ -1,22 +1,37 @@
 """The exact accountant: the true epsilon of Gaussian releases, with an error bar.
 
-The transform of the privacy loss is inverted along a contour through its saddle point;
-where that is weak, the accountant of privacy loss distributions answers.
+The transform of the privacy loss is inverted along a contour; a single step has a closed
+form; where the contour is weak, the accountant of privacy loss distributions answers,
+and `.method` says so.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from dpjax.accounting import contour, cumulant, pld
+from dpjax.accounting import contour, one_step, pld, saddle
 from dpjax.accounting.epsilon import Epsilon
 from dpjax.accounting.events import Parts, Relation
+from dpjax.accounting.quadrature import TooManyNodesError
+from dpjax.accounting.saddle import Side, WeakContourError
 
-_TAIL = 1e-6
+_WEAK = (WeakContourError, TooManyNodesError)
+
+_STRETCH, _ROWS = 1.6, 2048
+"""How far one contour is stretched over numbers of steps, and for how many at once."""
 
 
 def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return the epsilon of `parts` at `delta`: not below the truth, and next to it.
+
+    | parts                         | how                      | `.method` | `.error`   |
+    | ----------------------------- | ------------------------ | --------- | ---------- |
+    | plain Gaussian releases       | closed form              | "exact"   | rounding   |
+    | one sampled Gaussian release  | closed form              | "exact"   | rounding   |
+    | Gaussian, some sampled        | contour                  | "exact"   | estimated  |
+    | the same, contour weak        | `pld.epsilon`            | "pld"...  | as there   |
+    | others                        | `pld.epsilon`            | "pld"     | unknown    |
 
     Args:
       parts: what was released, from `events.take_apart`.
@@ -25,42 +40,116 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
 
     Raises:
       AccountingError: there is no sound account of a part under `relation`.
+
+    References:
+      Zhu, Dong and Wang (2022), Optimal accounting of differential privacy via
+      characteristic function; Alghamdi et al. (2023), The saddle-point method in
+      differential privacy.
     """
-    if not pld.is_gaussian(parts) or not pld.is_sampled(parts):
+    if not pld.is_gaussian(parts):
         return pld.epsilon(parts, delta, relation)
+    if not pld.is_sampled(parts):
+        plain = pld.epsilon(parts, delta, relation)
+        return Epsilon(plain, error=plain.error, method="exact")
+    pairs = [pld.pair(part, relation) for part, _ in parts]
+    counts = np.array([count for _, count in parts], dtype=float)
+    if sum(n * pair.distance for pair, n in zip(pairs, counts, strict=True)) <= delta:
+        return Epsilon(0.0, error=0.0, method="exact")
+    if counts.sum() == 1:
+        value, slack = one_step.epsilon(pairs[0], delta)
+        return Epsilon(value + slack, error=2 * slack, method="exact")
     try:
-        return _by_contour(parts, delta, relation)
-    except (contour.WeakContourError, cumulant.TooManyNodesError):
+        value, slack = _worse(sides(parts, relation), delta)
+    except _WEAK:
         return pld.epsilon(parts, delta, relation)
+    return Epsilon(max(0.0, value + slack), error=2 * slack, method="exact")
+
+
+def delta(parts: Parts, epsilon: float, relation: Relation) -> tuple[float, float]:
+    """Return the logarithm of the delta of `parts` at `epsilon`, and its error.
+
+    Args:
+      parts: Gaussian releases, plain or sampled.
+      epsilon: at least 0.
+      relation: which data sets are neighbours.
+
+    Raises:
+      WeakContourError, TooManyNodesError: the contour is weak.
+    """
+    both = sides(parts, relation)
+    if sum(count for _, count in parts) == 1:
+        pair = both[0].pairs[0]
+        values = [one_step.log_delta(pair, epsilon, added=side.added) for side in both]
+        return max(values), one_step.ROUNDING
+    value, error = contour.log_delta(both[0], epsilon)
+    for side in both[1:]:
+        if saddle.wide(side, value).delta_bound(epsilon) > value - 1e-3:
+            value, error = max((value, error), contour.log_delta(side, epsilon))
+    return value, error
 
 
 def curve(
     parts: Parts, delta: float, relation: Relation, steps: Sequence[int]
 ) -> np.ndarray:
-    """Return epsilon after each number of `steps`, one step releasing `parts`."""
-    return np.array(
-        [
-            epsilon([(part, n * count) for part, count in parts], delta, relation)
-            if n
-            else 0.0
-            for n in steps
-        ],
-        dtype=float,
-    )
+    """Return epsilon after each number of `steps`, one step releasing `parts`.
+
+    One contour serves all numbers of steps that are close to each other.
+    """
+    numbers = np.array(steps, dtype=float)
+    if not (pld.is_gaussian(parts) and pld.is_sampled(parts)):
+        return pld.curve(parts, delta, relation, steps)
+    both = sides(parts, relation)
+    unique = np.unique(numbers[numbers > 0])
+    values = _side_curve(parts, relation, both[0], unique, delta, None)
+    for side in both[1:]:
+        values = _side_curve(parts, relation, side, unique, delta, values)
+    result = np.zeros(numbers.size)
+    result[numbers > 0] = values[np.searchsorted(unique, numbers[numbers > 0])]
+    return result
 
 
-def _by_contour(parts: Parts, delta: float, relation: Relation) -> Epsilon:
+def sides(parts: Parts, relation: Relation) -> list[Side]:
+    """Return the losses of `parts` when one is removed and, if they differ, added."""
     pairs = [pld.pair(part, relation) for part, _ in parts]
     counts = np.array([count for _, count in parts], dtype=float)
-    if sum(n * pair.distance for pair, n in zip(pairs, counts, strict=True)) <= delta:
-        return Epsilon(0.0, error=0.0, method="exact")
-    tail = max(_TAIL * delta / counts.sum(), 1e-300)
-    rules = [pair.nodes(tail) for pair in pairs]
     symmetric = all(pair.symmetric for pair in pairs)
-    value, error = max(
-        contour.solve(
-            contour.Side(pairs, counts, added), [rule[added] for rule in rules], delta
-        )
-        for added in ((False,) if symmetric else (False, True))
-    )
-    return Epsilon(max(0.0, value + error), error=2 * error, method="exact")
+    return [Side(pairs, counts, added) for added in ((False,) if symmetric else (False, True))]
+
+
+def _worse(both: Sequence[Side], delta: float) -> tuple[float, float]:
+    """Return the larger epsilon of all sides, and its error."""
+    once = np.ones(1)
+    value, slack = -math.inf, 0.0
+    for side in both:
+        if value > 0 and saddle.bounds(side, once, delta)[0] <= value:
+            continue
+        answers = contour.solve(side, once, delta)
+        if answers.values[0] > value:
+            value, slack = float(answers.values[0]), float(answers.errors[0])
+    return value, slack
+
+
+def _side_curve(
+    parts: Parts, relation: Relation, side: Side, steps: np.ndarray, delta: float, known: np.ndarray | None
+) -> np.ndarray:
+    """Return epsilons of one side, or those known where they are larger."""
+    values = np.zeros(steps.size) if known is None else known.copy()
+    distance = sum(n * pair.distance for pair, n in zip(side.pairs, side.counts, strict=True))
+    left = distance * steps > delta
+    if known is not None:
+        left &= saddle.bounds(side, steps, delta) > values
+    while left.any():
+        rows = np.flatnonzero(left)
+        rows = rows[steps[rows] <= _STRETCH * steps[rows[0]]][:_ROWS]
+        try:
+            answers = contour.solve(side, steps[rows], delta)
+            good = np.isfinite(answers.errors)
+            upper = np.where(good, answers.values + answers.errors, 0.0)
+        except _WEAK:
+            number = int(steps[rows[0]])
+            scaled = [(part, number * count) for part, count in parts]
+            good = np.arange(rows.size) == 0
+            upper = np.where(good, epsilon(scaled, delta, relation), 0.0)
+        values[rows[good]] = np.maximum(values[rows[good]], upper[good])
+        left[rows[good]] = False
+    return values

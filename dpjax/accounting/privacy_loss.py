@@ -68,11 +68,14 @@ class SampledGaussian:
         return self.replace_one or self.sampling_prob == 1
 
     @property
+    def shift(self) -> float:
+        """How far the sum moves when the example is sampled, in noise deviations."""
+        return (2 if self.replace_one else 1) / self.noise_multiplier
+
+    @property
     def distance(self) -> float:
         """Total variation distance of P and Q: the delta at epsilon 0."""
-        shift = 2 if self.replace_one else 1
-        share = special.erf(shift / (math.sqrt(8) * self.noise_multiplier))
-        return self.sampling_prob * float(share)
+        return self.sampling_prob * float(special.erf(self.shift / math.sqrt(8)))
 
     def loss(self, x: np.ndarray) -> np.ndarray:
         """Return L(x) in nats, elementwise."""

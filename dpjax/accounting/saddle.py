@@ -1,0 +1,287 @@
+r"""Where the contour crosses the real line, and how closely it must be sampled.
+
+All of this is about real moments of the total loss L, from a few nodes a law: enough to
+place a contour, not to integrate along it. With K(t) = log E e^(t L), Chernoff's bound
+says P(L > e) <= e^(K(t) - t e), and of a loss that is e^(t L) times as likely as L the
+same with K(t + s) - K(t).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, special
+
+from dpjax.accounting import quadrature
+from dpjax.accounting.privacy_loss import SampledGaussian
+from dpjax.accounting.quadrature import Region
+
+DIGITS = 36.0
+"""e^-36, relatively to delta, is nothing."""
+
+_SPACING = 0.12
+_FEWEST_NODES, _MOST_NODES = 201, 4001
+
+_RATIO = 1.2
+_REACH = 24
+"""Tilts are tried from 1.2^-24 to 1.2^24 times the saddle point."""
+
+_LOWER, _MOST_LOSS = 20, 8.0
+"""How many ratios below the saddle point a contour may lie, at the cost of digits."""
+
+_FLOORS = np.append(np.linspace(0.95, 0.25, 15), np.geomspace(0.2, 0.005, 12))
+
+
+class WeakContourError(ValueError):
+    """The integrand does not decay soon enough, or what is left of it is rounding."""
+
+
+class Side(NamedTuple):
+    """Losses of one step in one direction.
+
+    Attributes:
+      pairs: (laws,) output laws.
+      counts: (laws,) how often each is composed.
+      added: whether the losses are -L under Q, instead of L under P.
+    """
+
+    pairs: Sequence[SampledGaussian]
+    counts: np.ndarray
+    added: bool
+
+
+class Rough(NamedTuple):
+    """A rough quadrature of the losses of a side: (laws, nodes) each.
+
+    Attributes:
+      x: outputs.
+      losses: losses there.
+      log_weights: logarithms of their weights.
+      counts: (laws,) how often each is composed.
+      variance: of the losses of plain releases, whose moments have a closed form.
+    """
+
+    x: np.ndarray
+    losses: np.ndarray
+    log_weights: np.ndarray
+    counts: np.ndarray
+    variance: float
+
+    def cumulants(self, tilt: float) -> tuple[float, float, float]:
+        """Return K(t) of one step, and its first two derivatives."""
+        exponents = self.log_weights + tilt * self.losses
+        peaks = exponents.max(axis=1)
+        weights = np.exp(exponents - peaks[:, None])
+        sums = weights.sum(axis=1)
+        means = (weights * self.losses).sum(axis=1) / sums
+        spreads = (weights * (self.losses - means[:, None]) ** 2).sum(axis=1) / sums
+        return (
+            float(self.counts @ (peaks + np.log(sums)))
+            + 0.5 * self.variance * tilt * (tilt + 1),
+            float(self.counts @ means) + self.variance * (tilt + 0.5),
+            float(self.counts @ spreads) + self.variance,
+        )
+
+    def moments(self, tilts: np.ndarray) -> np.ndarray:
+        """Return K at all `tilts`."""
+        return np.array([self.cumulants(tilt)[0] for tilt in tilts])
+
+
+def rough(side: Side, region: Region) -> Rough:
+    """Return rough quadratures of the losses of `side` within `region`."""
+    both = list(zip(side.pairs, side.counts, strict=True))
+    sampled = [pair for pair, _ in both if pair.sampling_prob < 1]
+    counts = np.array([n for pair, n in both if pair.sampling_prob < 1], dtype=float)
+    variance = sum(
+        n * pair.shift**2 for pair, n in both if pair.sampling_prob == 1
+    )
+    ranges = [quadrature.outputs(pair, region) for pair in sampled]
+    widths = [
+        (high - low) / (_SPACING * pair.noise_multiplier)
+        for (low, high), pair in zip(ranges, sampled, strict=True)
+    ]
+    size = int(np.clip(max(widths, default=0.0), _FEWEST_NODES, _MOST_NODES))
+    x = np.array([np.linspace(*ends, size) for ends in ranges]).reshape(-1, size)
+    rows = [_row(pair, region, row) for pair, row in zip(sampled, x, strict=True)]
+    losses, log_weights = np.array(rows).reshape(-1, 2, size).swapaxes(0, 1)
+    return Rough(x, losses, log_weights, counts, float(variance))
+
+
+def _row(pair: SampledGaussian, region: Region, x: np.ndarray) -> list[np.ndarray]:
+    """Return the losses at `x` and the logarithms of their weights."""
+    losses = pair.loss(x)
+    log_weights = quadrature.log_density(pair, x)
+    if not region.added:
+        log_weights = log_weights + losses
+    log_weights = log_weights - special.logsumexp(log_weights)
+    log_weights += region.log_kept(pair, x)
+    return [-losses if region.added else losses, log_weights]
+
+
+def start(rules: Rough, repeats: float, log_delta: float) -> tuple[float, float]:
+    """Return tilt and epsilon by the saddle-point approximation.
+
+    It falls from delta = 1 as the tilt grows from 0; epsilon may be negative.
+    """
+
+    def approximate(log_tilt: float) -> tuple[float, float]:
+        tilt = math.exp(log_tilt)
+        moment, mean, spread = (repeats * number for number in rules.cumulants(tilt))
+        epsilon = mean - 1 / tilt - 1 / (1 + tilt)
+        curvature = spread + 1 / tilt**2 + 1 / (1 + tilt) ** 2
+        value = moment - tilt * epsilon - math.log(tilt) - math.log1p(tilt)
+        return value - 0.5 * math.log(2 * math.pi * curvature) - log_delta, epsilon
+
+    spread = repeats * rules.cumulants(0.0)[2]
+    low = high = 0.5 * math.log((1e-3 - 2 * log_delta) / spread)
+    while approximate(low)[0] < 0 and low > -300:
+        low -= 1.0
+    while approximate(high)[0] > 0:
+        high += 1.0
+        if high > 300:
+            raise WeakContourError
+    root = low
+    if low < high:
+        root = optimize.brentq(lambda u: approximate(u)[0], low, high, xtol=1e-6)
+    return math.exp(root), approximate(root)[1]
+
+
+def saddle(rules: Rough, repeats: float, epsilon: float) -> tuple[float, float]:
+    """Return the tilt of the saddle point at `epsilon`, and log delta, roughly."""
+
+    def slope(log_tilt: float) -> float:
+        tilt = math.exp(log_tilt)
+        mean = repeats * rules.cumulants(tilt)[1]
+        return mean - epsilon - 1 / tilt - 1 / (1 + tilt)
+
+    low = high = -0.5 * math.log(repeats * rules.cumulants(0.0)[2])
+    while slope(low) > 0 and low > -300:
+        low -= 1.0
+    while slope(high) < 0:
+        high += 1.0
+        if high > 300:
+            raise WeakContourError
+    root = low if low == high else optimize.brentq(slope, low, high, xtol=1e-6)
+    tilt = math.exp(root)
+    moment, _, spread = (repeats * number for number in rules.cumulants(tilt))
+    curvature = spread + 1 / tilt**2 + 1 / (1 + tilt) ** 2
+    value = moment - tilt * epsilon - math.log(tilt) - math.log1p(tilt)
+    return tilt, value - 0.5 * math.log(2 * math.pi * curvature)
+
+
+class Table(NamedTuple):
+    """K of one step at a ladder of tilts.
+
+    Attributes:
+      tilts: (n,) in increasing order, 0 first.
+      moments: (n,) K there.
+    """
+
+    tilts: np.ndarray
+    moments: np.ndarray
+
+    @classmethod
+    def around(cls, rules: Rough, tilt: float) -> "Table":
+        """Return the table around `tilt`."""
+        tilts = np.append(0.0, tilt * _RATIO ** np.arange(-_REACH, _REACH + 1))
+        return cls(tilts, rules.moments(tilts))
+
+    @property
+    def payoffs(self) -> np.ndarray:
+        """Logarithms p of the least factors with (1 - e^-l)_+ <= e^(t l + p): (n,)."""
+        return special.xlogy(self.tilts, self.tilts) - special.xlog1py(
+            1 + self.tilts, self.tilts
+        )
+
+    def bound(self, repeats: float, log_delta: float) -> float:
+        """Return an epsilon that is not exceeded at `log_delta`."""
+        heights = repeats * self.moments + self.payoffs - log_delta
+        return float((heights[1:] / self.tilts[1:]).min())
+
+    def delta_bound(self, epsilon: float) -> float:
+        """Return a log delta that one step does not exceed at `epsilon`."""
+        return float((self.moments + self.payoffs - epsilon * self.tilts).min())
+
+    def chernoff(
+        self, repeats: np.ndarray, epsilons: np.ndarray, log_deltas: np.ndarray
+    ) -> np.ndarray:
+        """Return K(t) - t epsilon - log delta: (repeats, tilts)."""
+        total = repeats[:, None] * self.moments - epsilons[:, None] * self.tilts
+        return total - log_deltas[:, None]
+
+    def aliases(self, chernoff: np.ndarray, index: int) -> np.ndarray:
+        """Return the span that the tilt of `index` asks for: (repeats,).
+
+        A sum over nodes of a distance h on the contour through t is, by Poisson's
+        summation formula and with the span A = 2 pi / h,
+
+            sum over n of delta(epsilon + n A) e^(n t A)
+
+        of which n = 0 is wanted. The others are positive, and at n = 1 or n = -1 at
+        most e^(K(u) - u epsilon - |u - t| A), for any u above t, or from 0 to t.
+        """
+        excess = (chernoff + DIGITS) / np.abs(self.tilts - self.tilts[index] + 1e-300)
+        above = excess[:, index + 1 :].min(axis=1)
+        return np.maximum(above, excess[:, :index].min(axis=1))
+
+    def place(self, repeats: float, epsilon: float, log_delta: float) -> tuple[int, float]:
+        """Return the index of the tilt to use, and the span that it asks for.
+
+        A tilt below the saddle point may need far fewer nodes, where losses have a
+        heavy tail; terms that cancel then cost digits.
+        """
+        row = self.chernoff(
+            np.array([repeats]), np.array([epsilon]), np.array([log_delta])
+        )
+        heights = row[0, 1:] - np.log(self.tilts[1:]) - np.log1p(self.tilts[1:])
+        middle = int(heights[1:-1].argmin()) + 2
+        best = middle, float(self.aliases(row, middle)[0])
+        for index in range(middle - 1, max(1, middle - _LOWER), -1):
+            if heights[index - 1] - heights[middle - 1] > _MOST_LOSS:
+                break
+            span = float(self.aliases(row, index)[0])
+            if span < 0.9 * best[1]:
+                best = index, span
+        return best
+
+
+def bounds(side: Side, repeats: np.ndarray, delta: float) -> np.ndarray:
+    """Return epsilons that `repeats` steps do not exceed at `delta`: (repeats,)."""
+    log_delta = math.log(delta)
+    most = float(side.counts.sum() * repeats.max())
+    table = wide(side, log_delta - math.log(most), repeats.min(), repeats.max())
+    # The rough quadrature is good to better than this.
+    return np.array([1.001 * table.bound(n, log_delta) for n in repeats])
+
+
+def wide(side: Side, log_tail: float, fewest: float = 1.0, most: float = 1.0) -> Table:
+    """Return a table for any tilt that numbers of steps in this range may ask for."""
+    rules = rough(side, Region(log_tail - DIGITS, side.added))
+    spread = rules.cumulants(0.0)[2]
+    low, high = 1e-3 / math.sqrt(most * spread), 400 / math.sqrt(fewest * spread)
+    tilts = np.geomspace(low, high, 40 + 6 * math.ceil(math.log(high / low)))
+    return Table(np.append(0.0, tilts), np.append(0.0, rules.moments(tilts)))
+
+
+def find_floor(
+    rules: Rough, side: Side, region: Region, repeats: float, epsilon: float, log_delta: float
+) -> tuple[Region, Table]:
+    """Return the highest floor below which no losses add up to epsilon, and its table.
+
+    Raises:
+      WeakContourError: there is none.
+    """
+    sampled = [pair for pair in side.pairs if pair.sampling_prob < 1]
+    tilts = np.append(0.0, np.geomspace(0.3, 3e6, 60) / epsilon)
+    for share in _FLOORS:
+        floored = region._replace(floor=float(share * epsilon))
+        log_rest = [
+            floored.log_rest(pair, x) for pair, x in zip(sampled, rules.x, strict=True)
+        ]
+        rest = rules._replace(log_weights=rules.log_weights + np.array(log_rest))
+        table = Table(tilts, rest.moments(tilts))
+        bounds = repeats * table.moments - epsilon * tilts
+        if bounds.min() < log_delta - DIGITS:
+            return floored, table
+    raise WeakContourError
