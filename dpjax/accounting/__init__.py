@@ -6,6 +6,7 @@ are dp_accounting's.
 """
 
 from dpjax.accounting.accountants import (
+    event_delta,
     event_epsilon,
     exact_epsilon,
     pld_epsilon,
@@ -18,12 +19,13 @@ from dpjax.accounting.calibration import (
     calibrate_num_steps,
 )
 from dpjax.accounting.curve import epsilon_curve
-from dpjax.accounting.epsilon import AccountingError, Epsilon
+from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.ledger import PrivacyLedger
 from dpjax.accounting.ledger_records import LedgerError
 
 __all__ = [
     "AccountingError",
+    "Delta",
     "Budget",
     "BudgetExceeded",
     "Epsilon",
@@ -33,6 +35,7 @@ __all__ = [
     "calibrate_noise_multiplier",
     "calibrate_num_steps",
     "epsilon_curve",
+    "event_delta",
     "event_epsilon",
     "exact_epsilon",
     "pld_epsilon",

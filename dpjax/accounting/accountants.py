@@ -8,8 +8,8 @@ import dp_accounting
 import numpy as np
 
 from dpjax import _check
-from dpjax.accounting import events, exact, pld, rdp
-from dpjax.accounting.epsilon import Epsilon
+from dpjax.accounting import events, exact, inversion, pld, rdp
+from dpjax.accounting.epsilon import Delta, Epsilon
 
 
 class Accountant(NamedTuple):
@@ -20,16 +20,24 @@ class Accountant(NamedTuple):
         are not empty, none of them is `NON_PRIVATE`, and delta is in (0, 1).
       curve: `(parts, delta, relation, steps) -> epsilons`: the same after each number
         of steps, one step releasing the parts: (steps,), and 0 after 0 steps.
+      delta: `(parts, epsilon, relation) -> Delta`, with an epsilon of at least 0.
     """
 
     epsilon: Callable[[events.Parts, float, events.Relation], Epsilon]
     curve: Callable[[events.Parts, float, events.Relation, Sequence[int]], np.ndarray]
+    delta: Callable[[events.Parts, float, events.Relation], Delta]
+
+
+def _rdp_delta(
+    parts: events.Parts, epsilon: float, relation: events.Relation
+) -> Delta:
+    return inversion.invert(rdp.epsilon, parts, epsilon, relation)
 
 
 _ACCOUNTANTS = {
-    "exact": Accountant(exact.epsilon, exact.curve),
-    "pld": Accountant(pld.epsilon, pld.curve),
-    "rdp": Accountant(rdp.epsilon, rdp.curve),
+    "exact": Accountant(exact.epsilon, exact.curve, exact.delta),
+    "pld": Accountant(pld.epsilon, pld.curve, pld.delta),
+    "rdp": Accountant(rdp.epsilon, rdp.curve, _rdp_delta),
 }
 
 NAMES = tuple(_ACCOUNTANTS)
@@ -92,6 +100,49 @@ def event_epsilon(
     if delta == 0 or any(part == events.NON_PRIVATE for part, _ in parts):
         return Epsilon(math.inf, error=0.0, method=accountant)
     return method.epsilon(parts, delta, relation)
+
+
+def event_delta(
+    event: dp_accounting.DpEvent,
+    epsilon: float,
+    *,
+    accountant: str = "exact",
+    relation: events.Relation = events.Relation.ADD_OR_REMOVE_ONE,
+) -> Delta:
+    """Return the delta that `event` has at `epsilon`.
+
+    Args:
+      event: as in `event_epsilon`.
+      epsilon: in nats, at least 0.
+      accountant: "exact", "pld" or "rdp".
+      relation: which data sets are neighbours.
+
+    Returns:
+      Delta, with its logarithm `.log`, `.error` (of the logarithm) and `.method`: 0
+      where nothing was released, 1 where something was without noise.
+
+    Raises:
+      ValueError: `epsilon` is out of range, or there is no such accountant.
+      AccountingError: this accountant has no sound account of the event.
+
+    Guarantee: `event_epsilon`'s.
+
+    Example:
+      >>> step = dp_accounting.PoissonSampledDpEvent(
+      ...     0.01, dp_accounting.GaussianDpEvent(1.0)
+      ... )
+      >>> event = dp_accounting.SelfComposedDpEvent(step, 1000)
+      >>> print(f"{event_delta(event, 1.828236666):.9g}")
+      1.00000001e-05
+    """
+    method = find(accountant)
+    epsilon = _check.non_negative("epsilon", epsilon)
+    parts = events.take_apart(event)
+    if not parts:
+        return Delta(-math.inf, error=0.0, method=accountant)
+    if any(part == events.NON_PRIVATE for part, _ in parts):
+        return Delta(0.0, error=0.0, method=accountant)
+    return method.delta(parts, epsilon, relation)
 
 
 def exact_epsilon(

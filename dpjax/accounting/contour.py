@@ -18,7 +18,7 @@ from dpjax.accounting import cumulant, saddle
 from dpjax.accounting.quadrature import Region, TooManyNodesError
 from dpjax.accounting.saddle import DIGITS, Rough, Side, Table, WeakContourError
 
-_CHUNK = 32
+_CHUNK = 64
 _FEW, _MOST = 256, 4096
 _LEFT_OUT = 28.0
 """Losses of e^-28 of delta are left out at the top: 7e-13 of it."""
@@ -198,17 +198,13 @@ def log_delta(side: Side, epsilon: float) -> tuple[float, float]:
     """
     once, epsilons = np.ones(1), np.array([epsilon])
     size = math.log(side.counts.sum())
-    value = -60.0
+    value = saddle.wide(side, -60.0 - size).delta_bound(epsilon)[0]
     for _ in range(_ROUNDS):
-        region = Region(value - size - _LEFT_OUT, side.added)
+        bound, tilt = saddle.wide(side, value - size).delta_bound(epsilon)
+        region = Region(min(value, bound) - size - _LEFT_OUT, side.added)
         rules = saddle.rough(side, region)
-        tilt, guess = saddle.saddle(rules, 1.0, epsilon)
-        if guess < value - 1:
-            value = guess
-            continue
-        value = min(guess, 0.0)
         table = Table.around(rules, tilt)
-        frame = _frame(side, region, rules, table, 1.0, epsilon, value)
+        frame = _frame(side, region, rules, table, 1.0, epsilon, min(value, bound))
         logs = frame.line.logs(once)
         now = deltas(frame.line, once, logs, epsilons)
         if _covers(frame, table, once, logs, epsilons, now.log + 1.0)[0]:
@@ -289,7 +285,8 @@ def _covers(
     """Tell for which of the repeats what the line leaves out is nothing."""
     line = frame.line
     chernoff = table.chernoff(repeats, epsilons, log_deltas)
-    good = table.aliases(chernoff, frame.index) <= 2 * math.pi / line.step
+    good = np.isfinite(epsilons + log_deltas)
+    good &= table.aliases(chernoff, frame.index) <= 2 * math.pi / line.step
     if frame.floor is not None:
         bounds = frame.floor.chernoff(repeats, epsilons, log_deltas)
         good &= bounds.min(axis=1) < 1 - DIGITS

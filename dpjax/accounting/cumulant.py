@@ -21,10 +21,10 @@ from scipy import special
 from dpjax.accounting import quadrature
 from dpjax.accounting.privacy_loss import SampledGaussian
 
-_SERIES_REACH = 2.0
+_SERIES_REACH = 1.0
 """Where |w L| is below this, the series is used."""
 
-_SERIES_TERMS = np.arange(2, 33)
+_SERIES_TERMS = np.arange(2, 20)
 
 _LARGEST_EXPONENT = 600.0
 

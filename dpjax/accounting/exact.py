@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dpjax.accounting import contour, one_step, pld, saddle
-from dpjax.accounting.epsilon import Epsilon
+from dpjax.accounting.epsilon import Delta, Epsilon
 from dpjax.accounting.events import Parts, Relation
 from dpjax.accounting.quadrature import TooManyNodesError
 from dpjax.accounting.saddle import Side, WeakContourError
@@ -65,27 +65,30 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     return Epsilon(max(0.0, value + slack), error=2 * slack, method="exact")
 
 
-def delta(parts: Parts, epsilon: float, relation: Relation) -> tuple[float, float]:
-    """Return the logarithm of the delta of `parts` at `epsilon`, and its error.
+def delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
+    """Return the delta of `parts` at `epsilon`: not below the truth, and next to it.
 
     Args:
-      parts: Gaussian releases, plain or sampled.
+      parts: what was released, from `events.take_apart`.
       epsilon: at least 0.
       relation: which data sets are neighbours.
 
     Raises:
-      WeakContourError, TooManyNodesError: the contour is weak.
+      AccountingError: there is no sound account of a part under `relation`.
     """
+    if not pld.is_gaussian(parts):
+        return pld.delta(parts, epsilon, relation)
     both = sides(parts, relation)
-    if sum(count for _, count in parts) == 1:
+    if both[0].counts.sum() == 1:
         pair = both[0].pairs[0]
-        values = [one_step.log_delta(pair, epsilon, added=side.added) for side in both]
-        return max(values), one_step.ROUNDING
-    value, error = contour.log_delta(both[0], epsilon)
-    for side in both[1:]:
-        if saddle.wide(side, value).delta_bound(epsilon) > value - 1e-3:
-            value, error = max((value, error), contour.log_delta(side, epsilon))
-    return value, error
+        logs = [one_step.log_delta(pair, epsilon, added=side.added) for side in both]
+        value, slack = max(logs), one_step.ROUNDING
+    else:
+        try:
+            value, slack = _worse_delta(both, epsilon)
+        except _WEAK:
+            return pld.delta(parts, epsilon, relation)
+    return Delta(min(0.0, value + slack), error=2 * slack, method="exact")
 
 
 def curve(
@@ -126,6 +129,15 @@ def _worse(both: Sequence[Side], delta: float) -> tuple[float, float]:
         answers = contour.solve(side, once, delta)
         if answers.values[0] > value:
             value, slack = float(answers.values[0]), float(answers.errors[0])
+    return value, slack
+
+
+def _worse_delta(both: Sequence[Side], epsilon: float) -> tuple[float, float]:
+    """Return the larger log delta of all sides, and its error."""
+    value, slack = contour.log_delta(both[0], epsilon)
+    for side in both[1:]:
+        if saddle.wide(side, value).delta_bound(epsilon)[0] > value - 1e-3:
+            value, slack = max((value, slack), contour.log_delta(side, epsilon))
     return value, slack
 
 

@@ -15,7 +15,8 @@ from dp_accounting import pld
 
 from dpjax import _check
 from dpjax.accounting import privacy_loss, rdp
-from dpjax.accounting.epsilon import AccountingError, Epsilon
+from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
+from dpjax.accounting.inversion import invert
 from dpjax.accounting.events import Event, Parts, Relation
 from dpjax.accounting.grid import Grid
 
@@ -103,6 +104,11 @@ def curve(
             return epsilon(scaled, delta, relation)
 
     return np.array([after(number) if number else 0.0 for number in steps], dtype=float)
+
+
+def delta(parts: Parts, epsilon_wanted: float, relation: Relation) -> Delta:
+    """Return an upper bound on the delta of `parts` at an epsilon."""
+    return invert(epsilon, parts, epsilon_wanted, relation)
 
 
 def is_gaussian(parts: Parts) -> bool:

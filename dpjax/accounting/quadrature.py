@@ -25,9 +25,9 @@ _WIDTH = 0.125
 _LEAD = 7.0
 """In these widths, how far beyond the top the division has its middle."""
 
-_EDGES = (0.25, 0.5, 0.7, 0.85, 0.95)
+_EDGES = (0.3, 0.6, 0.9)
 _MOST_NODES = 2**17
-_SCAN, _PROBES = 1025, 128
+_SCAN, _PROBES = 257, 64
 
 
 class TooManyNodesError(ValueError):
@@ -112,12 +112,9 @@ def nodes(
     Raises:
       TooManyNodesError: it takes more than 2^17.
     """
-    x = np.linspace(*_ends(pair, real, region), _SCAN)
-    log_terms = log_density(pair, x) + _log_size(real, pair.loss(x))
-    log_terms += region.log_kept(pair, x)
-    peak = float(log_terms.max())
-    kept = np.flatnonzero(log_terms > peak - _DIGITS)
-    x = x[max(kept[0] - 1, 0) : kept[-1] + 2]
+    x, peak = _scan(pair, real, region, _ends(pair, real, region))
+    if x.size < _SCAN // 8:
+        x, peak = _scan(pair, real, region, (x[0], x[-1]))
     # P / Q has its zeros at the distance pi s^2 from the real line.
     widest = min(math.pi * pair.noise_multiplier**2, 9 * pair.noise_multiplier)
     probes = x[:: max(1, x.size // _PROBES)]
@@ -129,6 +126,18 @@ def nodes(
     if not count <= _MOST_NODES:
         raise TooManyNodesError
     return np.linspace(x[0], x[-1], math.ceil(count) + 1, retstep=True)
+
+
+def _scan(
+    pair: SampledGaussian, real: float, region: Region, ends: tuple[float, float]
+) -> tuple[np.ndarray, float]:
+    """Return outputs over which the integrand extends, and its largest logarithm."""
+    x = np.linspace(*ends, _SCAN)
+    log_terms = log_density(pair, x) + _log_size(real, pair.loss(x))
+    log_terms += region.log_kept(pair, x)
+    peak = float(log_terms.max())
+    kept = np.flatnonzero(log_terms > peak - _DIGITS)
+    return x[max(kept[0] - 1, 0) : kept[-1] + 2], peak
 
 
 def _ends(pair: SampledGaussian, real: float, region: Region) -> tuple[float, float]:
@@ -150,8 +159,8 @@ def _log_edge(
     shares = [np.maximum(0.0, kept)]
     if region.floor is not None:
         shares.append(kept + region.log_share(pair, x).real)
-    arguments = [real + 1j * y for y in (-highest, 0.0, highest)]
-    sizes = np.max([_log_size(w, loss) for w in arguments], axis=0)
+    arguments = [real + 1j * y for y in (-highest, highest)]
+    sizes = np.maximum(*(_log_size(w, loss) for w in arguments))
     return float(np.max(np.max(shares, axis=0) + log_q.real + sizes))
 
 

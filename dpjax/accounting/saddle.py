@@ -147,29 +147,6 @@ def start(rules: Rough, repeats: float, log_delta: float) -> tuple[float, float]
     return math.exp(root), approximate(root)[1]
 
 
-def saddle(rules: Rough, repeats: float, epsilon: float) -> tuple[float, float]:
-    """Return the tilt of the saddle point at `epsilon`, and log delta, roughly."""
-
-    def slope(log_tilt: float) -> float:
-        tilt = math.exp(log_tilt)
-        mean = repeats * rules.cumulants(tilt)[1]
-        return mean - epsilon - 1 / tilt - 1 / (1 + tilt)
-
-    low = high = -0.5 * math.log(repeats * rules.cumulants(0.0)[2])
-    while slope(low) > 0 and low > -300:
-        low -= 1.0
-    while slope(high) < 0:
-        high += 1.0
-        if high > 300:
-            raise WeakContourError
-    root = low if low == high else optimize.brentq(slope, low, high, xtol=1e-6)
-    tilt = math.exp(root)
-    moment, _, spread = (repeats * number for number in rules.cumulants(tilt))
-    curvature = spread + 1 / tilt**2 + 1 / (1 + tilt) ** 2
-    value = moment - tilt * epsilon - math.log(tilt) - math.log1p(tilt)
-    return tilt, value - 0.5 * math.log(2 * math.pi * curvature)
-
-
 class Table(NamedTuple):
     """K of one step at a ladder of tilts.
 
@@ -199,9 +176,11 @@ class Table(NamedTuple):
         heights = repeats * self.moments + self.payoffs - log_delta
         return float((heights[1:] / self.tilts[1:]).min())
 
-    def delta_bound(self, epsilon: float) -> float:
-        """Return a log delta that one step does not exceed at `epsilon`."""
-        return float((self.moments + self.payoffs - epsilon * self.tilts).min())
+    def delta_bound(self, epsilon: float) -> tuple[float, float]:
+        """Return a log delta that one step does not exceed, and its tilt."""
+        heights = self.moments + self.payoffs - epsilon * self.tilts
+        index = 1 + int(heights[1:].argmin())
+        return min(0.0, float(heights[index])), float(self.tilts[index])
 
     def chernoff(
         self, repeats: np.ndarray, epsilons: np.ndarray, log_deltas: np.ndarray
