@@ -107,10 +107,14 @@ def test_optimizer_that_is_private_already_is_refused():
 # Epsilon.
 
 
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 @pytest.mark.parametrize("step", [1, 30, 100])
 def test_epsilon_is_that_of_the_steps_taken(accountant, step):
-    compute = {"pld": accounting.pld_epsilon, "rdp": accounting.rdp_epsilon}
+    compute = {
+        "exact": accounting.exact_epsilon,
+        "pld": accounting.pld_epsilon,
+        "rdp": accounting.rdp_epsilon,
+    }
     expected = compute[accountant](
         noise_multiplier=1.1, sampling_prob=0.05, num_steps=step, delta=DELTA
     )
@@ -119,8 +123,8 @@ def test_epsilon_is_that_of_the_steps_taken(accountant, step):
     assert epsilon.method == accountant
 
 
-def test_epsilon_is_of_all_steps_and_by_pld_where_nothing_is_said():
-    assert PLAN.epsilon(DELTA) == PLAN.epsilon(DELTA, step=100, accountant="pld")
+def test_epsilon_is_of_all_steps_and_exact_where_nothing_is_said():
+    assert PLAN.epsilon(DELTA) == PLAN.epsilon(DELTA, step=100, accountant="exact")
 
 
 def test_epsilon_of_shuffled_epochs_is_that_of_their_gaussians():
@@ -132,7 +136,7 @@ def test_epsilon_of_shuffled_epochs_is_that_of_their_gaussians():
 
 
 @every_plan
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 def test_epsilon_is_zero_at_zero_steps(plan, accountant):
     assert plan.epsilon(DELTA, step=0, accountant=accountant) == 0.0
     nothing = dataclasses.replace(plan, num_steps=0)
@@ -140,7 +144,7 @@ def test_epsilon_is_zero_at_zero_steps(plan, accountant):
 
 
 @every_plan
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 def test_epsilon_is_infinite_without_noise(plan, accountant):
     bare = dataclasses.replace(plan, noise_multiplier=0.0)
     assert bare.epsilon(DELTA, accountant=accountant) == math.inf
@@ -182,11 +186,36 @@ def test_state_never_claims_less_than_a_plan_of_shuffled_epochs():
     assert privacy_spent(state, DELTA).epsilon >= SHUFFLED_PLAN.epsilon(DELTA, step=1)
 
 
+# The ledger.
+
+
+@every_plan
+@pytest.mark.parametrize("step", [None, 0, 30])
+def test_the_ledger_holds_what_the_steps_cost_under_the_plans_relation(plan, step):
+    ledger = plan.ledger(step=step)
+    assert ledger.relation == plan.neighboring_relation
+    assert [entry.label for entry in ledger.entries] == ["training"]
+    expected = plan.epsilon(DELTA, step=step)
+    assert ledger.epsilon(DELTA) == pytest.approx(float(expected), rel=1e-9)
+
+
+@every_plan
+def test_a_ledger_with_the_plans_own_epsilon_as_its_budget_has_no_room(plan):
+    spent = plan.epsilon(DELTA)
+    ledger = plan.ledger(budget=accounting.Budget(spent, DELTA), label="tuning")
+    assert ledger.entries[0].label == "tuning"
+    release = dp_accounting.GaussianDpEvent(1.0)
+    with pytest.raises(accounting.BudgetExceeded):
+        ledger.spend(release, "statistics")
+    with pytest.raises(accounting.BudgetExceeded):
+        plan.ledger(budget=accounting.Budget(0.9 * spent, DELTA))
+
+
 # Calibration.
 
 
 @every_plan
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 @pytest.mark.parametrize("target", [0.5, 8.0])
 def test_calibration_never_passes_the_target_and_wastes_little(
     plan, accountant, target

@@ -93,20 +93,44 @@ class DPSGD(Batches):
         return self._event(self._noise(), self.num_steps)
 
     def epsilon(
-        self, delta: float, *, step: int | None = None, accountant: str = "pld"
+        self, delta: float, *, step: int | None = None, accountant: str = "exact"
     ) -> accounting.Epsilon:
         """Return the epsilon after `step` steps (all of them when `None`).
 
         Args:
           delta: in [0, 1).
           step: steps taken, at most `num_steps`.
-          accountant: "pld" or "rdp".
+          accountant: "exact", "pld" or "rdp".
         """
         event = self._event(self._noise(), self._steps(step))
         return accounting.event_epsilon(event, delta, accountant=accountant)
 
+    def ledger(
+        self,
+        *,
+        step: int | None = None,
+        budget: accounting.Budget | None = None,
+        label: str = "training",
+    ) -> accounting.PrivacyLedger:
+        """Return a ledger under `relation` with `step` steps (all when `None`) in it.
+
+        What else is released of the same data is to be spent on it before.
+
+        Args:
+          step: steps taken, at most `num_steps`.
+          budget: of the whole ledger.
+          label: of the steps.
+
+        Raises:
+          BudgetExceeded: the steps alone pass the budget.
+        """
+        ledger = accounting.PrivacyLedger(budget, relation=self.neighboring_relation)
+        # The relation is the ledger's, so that the noise is not converted to it here.
+        ledger.spend(self._sampled(self._noise(), self._steps(step)), label)
+        return ledger
+
     def calibrate(
-        self, target_epsilon: float, delta: float, *, accountant: str = "pld"
+        self, target_epsilon: float, delta: float, *, accountant: str = "exact"
     ) -> "DPSGD":
         """Return a copy with the least noise whose epsilon is at most the target.
 
@@ -176,8 +200,11 @@ class DPSGD(Batches):
 
     def _event(self, noise_multiplier: float, steps: int) -> dp_accounting.DpEvent:
         pair = (type(self._sampler), self.neighboring_relation)
+        return self._sampled(noise_multiplier / SOUND_PAIRS[pair], steps)
+
+    def _sampled(self, noise_multiplier: float, steps: int) -> dp_accounting.DpEvent:
         return self._sampler.event(
-            noise_multiplier=noise_multiplier / SOUND_PAIRS[pair],
+            noise_multiplier=noise_multiplier,
             num_examples=self.num_examples,
             expected_batch_size=self.expected_batch_size,
             num_steps=steps,

@@ -30,7 +30,7 @@ class PrivacySpent(NamedTuple):
 
 
 def privacy_spent(
-    opt_state: ArrayTree, delta: float, *, accountant: str = "pld"
+    opt_state: ArrayTree, delta: float, *, accountant: str = "exact"
 ) -> PrivacySpent:
     """Return the epsilon of all steps that an optimizer's state has counted.
 
@@ -40,7 +40,7 @@ def privacy_spent(
     Args:
       opt_state: concrete state of a private optimizer of this library.
       delta: in [0, 1).
-      accountant: "pld" or "rdp".
+      accountant: "exact", "pld" or "rdp".
 
     Returns:
       `PrivacySpent(epsilon, delta, steps, method)`.

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from dpjax import accounting, sampling
+from dpjax.accounting import accountants
 
-ACCOUNTANTS = ("pld", "rdp")
-"""The accountants whose epsilon is reported."""
+ACCOUNTANTS = accountants.NAMES
+"""The accountants whose epsilon is reported: the exact one first."""
 
 
 def logged_steps(num_steps: int, every: int) -> list[int]:
@@ -32,14 +33,14 @@ def affordable_steps(mechanism: Any, delta: float, max_epsilon: float) -> int:
     Args:
       mechanism: has `num_steps` and `epsilon(delta, step=..., accountant=...)`.
       delta: in (0, 1).
-      max_epsilon: the budget, > 0; the PLD accountant decides.
+      max_epsilon: the budget, > 0; the exact accountant decides.
 
     Returns:
       A number in `[0, num_steps]`, by bisection: epsilon never falls with the steps.
     """
 
     def fits(step: int) -> bool:
-        spent = mechanism.epsilon(delta, step=step, accountant="pld")
+        spent = mechanism.epsilon(delta, step=step, accountant="exact")
         return bool(spent <= max_epsilon)
 
     if fits(mechanism.num_steps):

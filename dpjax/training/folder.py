@@ -5,7 +5,8 @@
                    key can take the noise away again
     metrics.jsonl  one line a logged step
     checkpoints/   see `checkpoints`
-    summary.json   written at the end
+    ledger.json    what was spent, written at the end: `PrivacyLedger.load` reads it
+    summary.json   written last
 
 The folder is made for its owner alone (mode 0700), and so are the files.
 """
@@ -32,6 +33,7 @@ except ImportError:  # not a POSIX system: no lock
 CONFIG = "config.json"
 PRIVATE = "private.json"
 METRICS = "metrics.jsonl"
+LEDGER = "ledger.json"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 

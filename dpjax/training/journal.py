@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dpjax import _files
+from dpjax import _files, accounting
 from dpjax.training import checkpoints, folder, metrics
 from dpjax.training.plan import Plan
 from dpjax.training.step import TrainState
@@ -101,10 +101,13 @@ class Journal:
         checkpoints.save(directory, step, self._tree(state), record, keep=keep)
         self._saved_step = step
 
-    def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write summary.json; return it as JSON holds it."""
+    def finish(
+        self, summary: dict[str, Any], ledger: accounting.PrivacyLedger
+    ) -> dict[str, Any]:
+        """Write ledger.json and summary.json; return the summary as JSON holds it."""
         content = _files.encode(summary, indent=2)
         if self.path is not None:
+            ledger.save(self.path / folder.LEDGER)
             _files.replace(self.path / folder.SUMMARY, content)
         return json.loads(content)
 
