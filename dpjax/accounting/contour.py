@@ -9,6 +9,7 @@ not are a spike of nearly no loss. They alone never add up to epsilon, so their 
 e^K(z), the product of the moments of small losses, integrates to 0 and is taken away.
 """
 
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from dpjax.accounting.quadrature import Region, TooManyNodesError
 from dpjax.accounting.saddle import DIGITS, Rough, Side, Table, WeakContourError
 
 _CHUNK = 64
-_FEW, _MOST = 256, 4096
+_FEW, _MOST = 256, 2**14
 _LEFT_OUT = 28.0
 """Losses of e^-28 of delta are left out at the top: 7e-13 of it."""
 
@@ -178,16 +179,14 @@ def solve(side: Side, repeats: np.ndarray, delta: float) -> Answers:
     tilt, epsilon = saddle.start(rules, repeats[0], log_delta)
     table = Table.around(rules, tilt)
     epsilon = min(epsilon, table.bound(repeats[0], log_delta))
-    for _ in range(_ROUNDS):
-        framed = _frame(side, region, rules, table, repeats[0], epsilon, log_delta)
-        answers = _solve_along(framed, table, repeats, epsilon, log_delta)
-        if math.isfinite(answers.errors[0]):
-            return answers
-        if not math.isfinite(answers.values[0]):
-            raise WeakContourError
-        least = epsilon - max(0.5 * abs(epsilon), 1 / framed.line.tilt)
-        epsilon = max(float(answers.values[0]), least)
-    raise WeakContourError
+    search = _Search(side, region, rules, table)
+    try:
+        return _settle(search, repeats, epsilon, log_delta, _Effort(DIGITS, _FEW, False))
+    except (WeakContourError, TooManyNodesError):
+        # A few digits of epsilon are had for little, and a floor should fit it.
+        rough = _settle(search, repeats[:1], epsilon, log_delta, _Effort(12.0, _MOST))
+        epsilon = float(rough.values[0])
+        return _settle(search, repeats, epsilon, log_delta, _Effort(DIGITS, _MOST))
 
 
 def log_delta(side: Side, epsilon: float) -> tuple[float, float]:
@@ -204,7 +203,9 @@ def log_delta(side: Side, epsilon: float) -> tuple[float, float]:
         region = Region(min(value, bound) - size - _LEFT_OUT, side.added)
         rules = saddle.rough(side, region)
         table = Table.around(rules, tilt)
-        frame = _frame(side, region, rules, table, 1.0, epsilon, min(value, bound))
+        search = _Search(side, region, rules, table)
+        effort = _Effort(DIGITS, _MOST)
+        frame = _frame(search, 1.0, epsilon, min(value, bound), effort)
         logs = frame.line.logs(once)
         now = deltas(frame.line, once, logs, epsilons)
         if _covers(frame, table, once, logs, epsilons, now.log + 1.0)[0]:
@@ -213,30 +214,65 @@ def log_delta(side: Side, epsilon: float) -> tuple[float, float]:
     raise WeakContourError
 
 
+class _Search(NamedTuple):
+    side: Side
+    region: Region
+    rules: Rough
+    table: Table
+
+
+class _Effort(NamedTuple):
+    """What is left out, e^-digits of delta, and what may be used."""
+
+    digits: float
+    most: int
+    floors: bool = True
+
+
 class _Frame(NamedTuple):
     line: Line
     index: int
     floor: Table | None
+    digits: float
+
+
+def _settle(
+    search: _Search, repeats: np.ndarray, epsilon: float, log_delta: float, effort: _Effort
+) -> Answers:
+    """Return the answers along a line that is good at the first of them."""
+    for _ in range(_ROUNDS):
+        frame = _frame(search, repeats[0], epsilon, log_delta, effort)
+        answers = _solve_along(frame, search.table, repeats, epsilon, log_delta)
+        if math.isfinite(answers.errors[0]):
+            return answers
+        if not math.isfinite(answers.values[0]):
+            break
+        least = epsilon - max(0.5 * abs(epsilon), 1 / frame.line.tilt)
+        epsilon = max(float(answers.values[0]), least)
+    raise WeakContourError
 
 
 def _frame(
-    side: Side, region: Region, rules: Rough, table: Table, repeats: float, epsilon: float, log_delta: float
+    search: _Search, repeats: float, epsilon: float, log_delta: float, effort: _Effort
 ) -> _Frame:
-    """Return the line for the first of the repeats, with a floor where it needs one."""
-    index, span = table.place(repeats, epsilon, log_delta)
+    """Return a line for the first of the repeats, with a floor where it needs one."""
+    side, region, rules, table = search
+    index, span = table.place(repeats, epsilon, log_delta, effort.digits)
     tilt = float(table.tilts[index])
-    least = log_delta + tilt * epsilon - DIGITS - 2
+    least = log_delta + tilt * epsilon - effort.digits - 2
     try:
         line = draw(side, region, tilt, 1.05 * span, repeats, least, _FEW)
-        return _Frame(line, index, None)
+        return _Frame(line, index, None, effort.digits)
     except (WeakContourError, TooManyNodesError):
-        floor = None
-    try:
-        if epsilon > 0:
-            region, floor = saddle.find_floor(rules, side, region, repeats, epsilon, log_delta)
-    except WeakContourError:
-        pass
-    return _Frame(draw(side, region, tilt, 1.05 * span, repeats, least, _MOST), index, floor)
+        if not effort.floors:
+            raise
+    floor = None
+    if epsilon > 0:
+        with contextlib.suppress(WeakContourError):
+            most = log_delta - effort.digits
+            region, floor = saddle.find_floor(rules, side, region, repeats, epsilon, most)
+    line = draw(side, region, tilt, 1.05 * span, repeats, least, effort.most)
+    return _Frame(line, index, floor, effort.digits)
 
 
 def _solve_along(
@@ -286,9 +322,9 @@ def _covers(
     line = frame.line
     chernoff = table.chernoff(repeats, epsilons, log_deltas)
     good = np.isfinite(epsilons + log_deltas)
-    good &= table.aliases(chernoff, frame.index) <= 2 * math.pi / line.step
+    good &= table.aliases(chernoff, frame.index, frame.digits) <= 2 * math.pi / line.step
     if frame.floor is not None:
         bounds = frame.floor.chernoff(repeats, epsilons, log_deltas)
-        good &= bounds.min(axis=1) < 1 - DIGITS
+        good &= bounds.min(axis=1) < 1 - frame.digits
     last = logs[:, -8:].real.max(axis=1) - line.tilt * epsilons
-    return good & (last + math.log(line.step / math.pi) < log_deltas - DIGITS)
+    return good & (last + math.log(line.step / math.pi) < log_deltas - frame.digits)

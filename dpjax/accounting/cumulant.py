@@ -28,9 +28,6 @@ _SERIES_TERMS = np.arange(2, 20)
 
 _LARGEST_EXPONENT = 600.0
 
-_MOST_TERMS = 2**22
-"""Most exponentials at once: a bound on memory."""
-
 
 class Moments(NamedTuple):
     """Moments of one loss at the same arguments: (n,) complex each.
@@ -57,7 +54,7 @@ def moments(
     Args:
       pair: the output laws.
       real: real part of w.
-      imaginary: (n,) imaginary parts.
+      imaginary: (n,) imaginary parts, equidistant.
       region: which outputs are left out, and which make up the part.
 
     Raises:
@@ -125,7 +122,11 @@ def _direct(
     total = _sum_of_exponentials(w, losses, kept, peak)
     if peak > 0:
         return peak, total
-    shifted = np.exp(log_weights + losses) - np.exp(log_weights)
+    shifted = np.where(
+        losses < 1,
+        np.exp(log_weights) * np.expm1(np.minimum(losses, 1.0)),
+        np.exp(log_weights + losses) - np.exp(log_weights),
+    )
     return 0.0, total - _mass(log_weights) - w * shifted.sum()
 
 
@@ -136,12 +137,13 @@ def _sum_of_exponentials(
     matters = log_weights + w[0].real * losses > peak - 200.0
     losses, log_weights = losses[matters], log_weights[matters]
     real = np.exp(log_weights + w[0].real * losses - peak)
-    rows = max(1, _MOST_TERMS // max(1, losses.size))
-    pieces = [
-        np.exp(1j * w.imag[first : first + rows, None] * losses) @ real
-        for first in range(0, w.size, rows)
-    ]
-    return np.concatenate(pieces)
+    # The arguments are equidistant: with n = 64 b + k, e^(i n h L) = e^(i 64 b h L)
+    # e^(i k h L), so that a product of two matrices makes up for most exponentials.
+    block = 2 ** (math.ceil(math.log2(w.size)) // 2)
+    firsts, inner = w.imag[::block], w.imag[:block] - w.imag[0]
+    left = np.exp(1j * inner[:, None] * losses)
+    right = np.exp(1j * losses[:, None] * firsts) * real[:, None]
+    return (left @ right).T.reshape(-1)[: w.size]
 
 
 def _log1p(excess: np.ndarray) -> np.ndarray:

@@ -154,6 +154,8 @@ def _side_curve(
         rows = np.flatnonzero(left)
         rows = rows[steps[rows] <= _STRETCH * steps[rows[0]]][:_ROWS]
         try:
+            if steps[rows[0]] * side.counts.sum() == 1:
+                raise WeakContourError
             answers = contour.solve(side, steps[rows], delta)
             good = np.isfinite(answers.errors)
             upper = np.where(good, answers.values + answers.errors, 0.0)

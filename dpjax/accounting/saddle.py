@@ -189,7 +189,7 @@ class Table(NamedTuple):
         total = repeats[:, None] * self.moments - epsilons[:, None] * self.tilts
         return total - log_deltas[:, None]
 
-    def aliases(self, chernoff: np.ndarray, index: int) -> np.ndarray:
+    def aliases(self, chernoff: np.ndarray, index: int, digits: float) -> np.ndarray:
         """Return the span that the tilt of `index` asks for: (repeats,).
 
         A sum over nodes of a distance h on the contour through t is, by Poisson's
@@ -200,11 +200,11 @@ class Table(NamedTuple):
         of which n = 0 is wanted. The others are positive, and at n = 1 or n = -1 at
         most e^(K(u) - u epsilon - |u - t| A), for any u above t, or from 0 to t.
         """
-        excess = (chernoff + DIGITS) / np.abs(self.tilts - self.tilts[index] + 1e-300)
+        excess = (chernoff + digits) / np.abs(self.tilts - self.tilts[index] + 1e-300)
         above = excess[:, index + 1 :].min(axis=1)
         return np.maximum(above, excess[:, :index].min(axis=1))
 
-    def place(self, repeats: float, epsilon: float, log_delta: float) -> tuple[int, float]:
+    def place(self, repeats: float, epsilon: float, log_delta: float, digits: float) -> tuple[int, float]:
         """Return the index of the tilt to use, and the span that it asks for.
 
         A tilt below the saddle point may need far fewer nodes, where losses have a
@@ -215,11 +215,11 @@ class Table(NamedTuple):
         )
         heights = row[0, 1:] - np.log(self.tilts[1:]) - np.log1p(self.tilts[1:])
         middle = int(heights[1:-1].argmin()) + 2
-        best = middle, float(self.aliases(row, middle)[0])
+        best = middle, float(self.aliases(row, middle, digits)[0])
         for index in range(middle - 1, max(1, middle - _LOWER), -1):
             if heights[index - 1] - heights[middle - 1] > _MOST_LOSS:
                 break
-            span = float(self.aliases(row, index)[0])
+            span = float(self.aliases(row, index, digits)[0])
             if span < 0.9 * best[1]:
                 best = index, span
         return best
@@ -244,7 +244,7 @@ def wide(side: Side, log_tail: float, fewest: float = 1.0, most: float = 1.0) ->
 
 
 def find_floor(
-    rules: Rough, side: Side, region: Region, repeats: float, epsilon: float, log_delta: float
+    rules: Rough, side: Side, region: Region, repeats: float, epsilon: float, least: float
 ) -> tuple[Region, Table]:
     """Return the highest floor below which no losses add up to epsilon, and its table.
 
@@ -261,6 +261,6 @@ def find_floor(
         rest = rules._replace(log_weights=rules.log_weights + np.array(log_rest))
         table = Table(tilts, rest.moments(tilts))
         bounds = repeats * table.moments - epsilon * tilts
-        if bounds.min() < log_delta - DIGITS:
+        if bounds.min() < least:
             return floored, table
     raise WeakContourError
