@@ -17,6 +17,7 @@ from dpjax.accounting.calibration import (
     calibrate_event,
     calibrate_noise_multiplier,
     calibrate_num_steps,
+    calibrate_sampling_prob,
 )
 from dpjax.accounting.curve import epsilon_curve
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
@@ -34,6 +35,7 @@ __all__ = [
     "calibrate_event",
     "calibrate_noise_multiplier",
     "calibrate_num_steps",
+    "calibrate_sampling_prob",
     "epsilon_curve",
     "event_delta",
     "event_epsilon",

@@ -12,7 +12,14 @@ from dpjax.accounting.epsilon import AccountingError
 _LEAST_NOISE = 2.0**-10
 _MOST_NOISE = 2.0**40
 _MOST_STEPS = 2**33
+_LEAST_RATE = 2.0**-50
+
+_PRECISIONS = {"exact": 1e-9}
 _PRECISION = 1e-5
+"""How close settings come, relatively, by accountant."""
+
+_Point = tuple[float, float]
+"""A setting, and the logarithm of its epsilon over the target."""
 
 
 def calibrate_event(
@@ -33,7 +40,8 @@ def calibrate_event(
       relation: which data sets are neighbours.
 
     Returns:
-      A noise multiplier at most 1e-5, relatively, above the least one.
+      A noise multiplier at most 1e-5 (1e-9 by the exact accountant), relatively, above
+      the least one.
 
     Raises:
       ValueError: a setting is out of range, or there is no such accountant.
@@ -61,7 +69,7 @@ def calibrate_event(
         return _log_ratio(spent, target)
 
     within, beyond = _bracket_noise(gap, target)
-    return _close_in(gap, within, beyond, _between_noises)
+    return _close_in(gap, within, beyond, _nearer(accountant, -1))
 
 
 def calibrate_noise_multiplier(
@@ -82,7 +90,8 @@ def calibrate_noise_multiplier(
       accountant: "exact", "pld" or "rdp".
 
     Returns:
-      A noise multiplier at most 1e-5, relatively, above the least one.
+      A noise multiplier at most 1e-5 (1e-9 by the exact accountant), relatively, above
+      the least one.
 
     Raises:
       ValueError, AccountingError: as `calibrate_event`.
@@ -149,15 +158,94 @@ def calibrate_num_steps(
     return int(_close_in(gap, within, beyond, _between_steps))
 
 
+def calibrate_sampling_prob(
+    *,
+    target_epsilon: float,
+    delta: float,
+    noise_multiplier: float,
+    num_steps: int,
+    num_examples: int | None = None,
+    accountant: str = "exact",
+) -> float:
+    """Return the largest sampling probability of a run that stays within a target.
+
+    Args:
+      target_epsilon: in nats, above 0.
+      delta: in (0, 1).
+      noise_multiplier: noise standard deviation in clip norms, at least 0.
+      num_steps: steps of the run, at least 1.
+      num_examples: size of the data set; where it is given, the result is rounded down
+        to an expected batch of whole examples, of `round(result * num_examples)`.
+      accountant: "exact", "pld" or "rdp".
+
+    Returns:
+      A probability at most 1e-5 (1e-9 by the exact accountant), relatively, below the
+      largest one; 1 where that meets the target.
+
+    Raises:
+      ValueError: a setting is out of range, or there is no such accountant.
+      AccountingError: the least probability (2^-50, or one example in `num_examples`)
+        exceeds the target; the message has its epsilon.
+
+    Guarantee: the epsilon of the probability returned has been evaluated, and is at
+    most `target_epsilon`.
+
+    Example:
+      >>> rate = calibrate_sampling_prob(
+      ...     target_epsilon=3.0, delta=1e-4, noise_multiplier=3.498, num_steps=120
+      ... )
+      >>> round(rate, 3)
+      0.25
+    """
+    target = _check.positive("target_epsilon", target_epsilon)
+    delta = _check.open_unit("delta", delta)
+    _check.integer("num_steps", num_steps, minimum=1)
+
+    def gap(rate: float) -> float:
+        event = accountants.dpsgd_event(noise_multiplier, rate, num_steps)
+        spent = accountants.event_epsilon(event, delta, accountant=accountant)
+        return _log_ratio(spent, target)
+
+    if num_examples is not None:
+        size = _check.integer("num_examples", num_examples, minimum=1)
+        return _largest_batch(lambda batch: gap(batch / size), size, target) / size
+    largest = (1.0, gap(1.0))
+    if largest[1] <= 0:
+        return 1.0
+    within = _bracket_rate(gap, largest, target)
+    beyond = (min(1.0, 8 * within[0]), gap(min(1.0, 8 * within[0])))
+    return _close_in(gap, within, beyond, _nearer(accountant, 1))
+
+
+def _largest_batch(gap: Callable[[float], float], size: int, target: float) -> float:
+    """Return the largest batch of whole examples within the target."""
+    within, beyond = (1.0, gap(1.0)), (float(size), gap(float(size)))
+    if beyond[1] <= 0:
+        return float(size)
+    if within[1] > 0:
+        raise _impossible("least", within, "a batch of one example", target)
+    return _close_in(gap, within, beyond, _between_steps)
+
+
+def _bracket_rate(
+    gap: Callable[[float], float], beyond: _Point, target: float
+) -> _Point:
+    """Return the largest power of 1/8 within the target."""
+    here = beyond
+    while here[1] > 0:
+        rate = here[0] / 8
+        if rate < _LEAST_RATE:
+            raise _impossible("least", here, f"sampling probability {here[0]}", target)
+        here = (rate, gap(rate))
+    return here
+
+
 def _log_ratio(spent: float, target: float) -> float:
     """Return log(spent / target): at most 0 exactly where the target is kept."""
     if spent <= target:
         return min(0.0, math.log(spent / target)) if spent > 0 else -math.inf
     return max(math.log(spent / target), math.ulp(0.0))
 
-
-_Point = tuple[float, float]
-"""A setting, and the logarithm of its epsilon over the target."""
 
 
 def _bracket_noise(
@@ -234,12 +322,25 @@ def _close_in(
         settings[side], gaps[side], last = setting, value, side
 
 
-def _between_noises(guess: float, within: float, beyond: float) -> float | None:
-    """Return `guess` kept clear of both ends, or None where they are close enough."""
-    if within <= beyond * (1 + _PRECISION):
-        return None
-    margin = 1 + _PRECISION / 2
-    return min(max(guess, beyond * margin), within / margin)
+def _nearer(
+    accountant: str, side: int
+) -> Callable[[float, float, float], float | None]:
+    """Return the rule that keeps a guess clear of both ends, until they are close.
+
+    Args:
+      accountant: whose precision counts.
+      side: 1 if larger settings cost more, -1 if they cost less.
+    """
+    precision = _PRECISIONS.get(accountant, _PRECISION)
+    margin = (1 + precision / 2) ** side
+
+    def between(guess: float, within: float, beyond: float) -> float | None:
+        if abs(math.log(within / beyond)) <= precision:
+            return None
+        low, high = sorted((within * margin, beyond / margin))
+        return min(max(guess, low), high)
+
+    return between
 
 
 def _between_steps(guess: float, within: float, beyond: float) -> float | None:

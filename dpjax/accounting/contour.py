@@ -159,7 +159,9 @@ class Answers(NamedTuple):
     floor: float = 0.0
 
 
-def solve(side: Side, repeats: np.ndarray, delta: float) -> Answers:
+def solve(
+    side: Side, repeats: np.ndarray, delta: float, guess: float | None = None
+) -> Answers:
     """Return the epsilons at `delta` of as many steps as `repeats` says.
 
     The line is drawn for the first of them, and serves those for which it is good.
@@ -168,6 +170,7 @@ def solve(side: Side, repeats: np.ndarray, delta: float) -> Answers:
       side: losses of one step.
       repeats: (n,) numbers of steps, in increasing order.
       delta: in (0, 1).
+      guess: about the first epsilon, where it is known.
 
     Raises:
       WeakContourError, TooManyNodesError: the first has no good contour.
@@ -179,10 +182,16 @@ def solve(side: Side, repeats: np.ndarray, delta: float) -> Answers:
     tilt, epsilon = saddle.start(rules, repeats[0], log_delta)
     table = Table.around(rules, tilt)
     epsilon = min(epsilon, table.bound(repeats[0], log_delta))
+    if guess is not None and 0 < guess < epsilon:
+        epsilon = guess
     search = _Search(side, region, rules, table)
     try:
         return _settle(search, repeats, epsilon, log_delta, _Effort(DIGITS, _FEW, False))
     except (WeakContourError, TooManyNodesError):
+        if guess is not None and epsilon == guess:
+            with contextlib.suppress(WeakContourError, TooManyNodesError):
+                effort = _Effort(DIGITS, _MOST)
+                return _settle(search, repeats, epsilon, log_delta, effort)
         # A few digits of epsilon are had for little, and a floor should fit it.
         rough = _settle(search, repeats[:1], epsilon, log_delta, _Effort(12.0, _MOST))
         epsilon = float(rough.values[0])

@@ -10,16 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpjax.accounting import contour, one_step, pld, saddle
+from dpjax.accounting import contour, one_step, pld, saddle, step_curve
 from dpjax.accounting.epsilon import Delta, Epsilon
 from dpjax.accounting.events import Parts, Relation
 from dpjax.accounting.quadrature import TooManyNodesError
 from dpjax.accounting.saddle import Side, WeakContourError
 
 _WEAK = (WeakContourError, TooManyNodesError)
-
-_STRETCH, _ROWS = 1.6, 2048
-"""How far one contour is stretched over numbers of steps, and for how many at once."""
 
 
 def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
@@ -94,18 +91,19 @@ def delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
 def curve(
     parts: Parts, delta: float, relation: Relation, steps: Sequence[int]
 ) -> np.ndarray:
-    """Return epsilon after each number of `steps`, one step releasing `parts`.
-
-    One contour serves all numbers of steps that are close to each other.
-    """
-    numbers = np.array(steps, dtype=float)
+    """Return epsilon after each number of `steps`, one step releasing `parts`."""
     if not (pld.is_gaussian(parts) and pld.is_sampled(parts)):
         return pld.curve(parts, delta, relation, steps)
-    both = sides(parts, relation)
+
+    def single(number: float) -> float:
+        scaled = [(part, int(number) * count) for part, count in parts]
+        return epsilon(scaled, delta, relation)
+
+    numbers = np.array(steps, dtype=float)
     unique = np.unique(numbers[numbers > 0])
-    values = _side_curve(parts, relation, both[0], unique, delta, None)
-    for side in both[1:]:
-        values = _side_curve(parts, relation, side, unique, delta, values)
+    values = np.zeros(unique.size)
+    for side in sides(parts, relation):
+        values = step_curve.upper(side, unique, delta, values, single)
     result = np.zeros(numbers.size)
     result[numbers > 0] = values[np.searchsorted(unique, numbers[numbers > 0])]
     return result
@@ -139,31 +137,3 @@ def _worse_delta(both: Sequence[Side], epsilon: float) -> tuple[float, float]:
         if saddle.wide(side, value).delta_bound(epsilon)[0] > value - 1e-3:
             value, slack = max((value, slack), contour.log_delta(side, epsilon))
     return value, slack
-
-
-def _side_curve(
-    parts: Parts, relation: Relation, side: Side, steps: np.ndarray, delta: float, known: np.ndarray | None
-) -> np.ndarray:
-    """Return epsilons of one side, or those known where they are larger."""
-    values = np.zeros(steps.size) if known is None else known.copy()
-    distance = sum(n * pair.distance for pair, n in zip(side.pairs, side.counts, strict=True))
-    left = distance * steps > delta
-    if known is not None:
-        left &= saddle.bounds(side, steps, delta) > values
-    while left.any():
-        rows = np.flatnonzero(left)
-        rows = rows[steps[rows] <= _STRETCH * steps[rows[0]]][:_ROWS]
-        try:
-            if steps[rows[0]] * side.counts.sum() == 1:
-                raise WeakContourError
-            answers = contour.solve(side, steps[rows], delta)
-            good = np.isfinite(answers.errors)
-            upper = np.where(good, answers.values + answers.errors, 0.0)
-        except _WEAK:
-            number = int(steps[rows[0]])
-            scaled = [(part, number * count) for part, count in parts]
-            good = np.arange(rows.size) == 0
-            upper = np.where(good, epsilon(scaled, delta, relation), 0.0)
-        values[rows[good]] = np.maximum(values[rows[good]], upper[good])
-        left[rows[good]] = False
-    return values
