@@ -36,14 +36,14 @@ class Grid:
       interval: distance of grid points, in nats.
     """
 
-    pairs: tuple[privacy_loss.SampledGaussian, ...]
+    pairs: tuple[privacy_loss.OutputLaws, ...]
     tail: float
     interval: float
 
     @classmethod
     def choose(
         cls,
-        pairs: Sequence[privacy_loss.SampledGaussian],
+        pairs: Sequence[privacy_loss.OutputLaws],
         counts: Sequence[int],
         delta: float,
     ) -> "Grid":
@@ -102,7 +102,7 @@ class Grid:
 
 
 def _interval(
-    pairs: Sequence[privacy_loss.SampledGaussian], counts: Sequence[int], tail: float
+    pairs: Sequence[privacy_loss.OutputLaws], counts: Sequence[int], tail: float
 ) -> float:
     """Return the interval that the laws ask for, in nats.
 

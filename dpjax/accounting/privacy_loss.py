@@ -13,12 +13,14 @@ is the law of L(x) for x drawn from P ("remove"), and of -L(x) for x from Q ("ad
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from scipy import special
 
-_NUM_NODES = 501
+from dpjax.accounting.cells import Cells, cell_masses
+
+NUM_NODES = 501
 _LARGEST_EXPONENT = 700.0
 
 
@@ -46,6 +48,33 @@ class Nodes(NamedTuple):
 
     losses: np.ndarray
     log_weights: np.ndarray
+
+
+class OutputLaws(Protocol):
+    """A pair (P, Q) whose loss grows with the output: what a grid asks of it."""
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether adding costs what removing costs."""
+
+    @property
+    def distance(self) -> float:
+        """Total variation distance of P and Q: the delta at epsilon 0."""
+
+    def loss(self, x: np.ndarray) -> np.ndarray:
+        """Return log P/Q at x in nats, elementwise."""
+
+    def output(self, loss: np.ndarray) -> np.ndarray:
+        """Return the x with that loss, elementwise; -inf below the least loss."""
+
+    def range(self, tail: float) -> tuple[float, float]:
+        """Return outputs with mass at most `tail` of P above, and of Q below, them."""
+
+    def nodes(self, tail: float) -> tuple[Nodes, Nodes]:
+        """Return quadrature rules of the loss when one is removed, and added."""
+
+    def cells(self, edges: np.ndarray) -> Cells:
+        """Return the masses of P and Q between outputs, and P's less Q's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +137,7 @@ class SampledGaussian:
     def nodes(self, tail: float) -> tuple[Nodes, Nodes]:
         """Return quadrature rules of the loss when one is removed, and added."""
         s, q = self.noise_multiplier, self.sampling_prob
-        x = np.linspace(*self.range(tail), _NUM_NODES)
+        x = np.linspace(*self.range(tail), NUM_NODES)
         log_density = math.log(q) - 0.5 * ((x - 1) / s) ** 2
         if q < 1:
             unsampled = math.log1p(-q) - 0.5 * (x / s) ** 2
@@ -116,6 +145,15 @@ class SampledGaussian:
         losses = self.loss(x)
         removed = Nodes(losses, log_density - special.logsumexp(log_density))
         return removed, Nodes(-losses, removed.log_weights - losses)
+
+    def cells(self, edges: np.ndarray) -> Cells:
+        """Return the masses of P and Q between outputs, and P's less Q's."""
+        q, s = self.sampling_prob, self.noise_multiplier
+        unsampled, plus = cell_masses(edges / s), cell_masses((edges - 1) / s)
+        minus = cell_masses((edges + 1) / s) if self.replace_one else unsampled
+        upper = (1 - q) * unsampled + q * plus
+        lower = (1 - q) * unsampled + q * minus
+        return Cells(upper, lower, q * (plus - minus))
 
     def log_mixture(self, exponent: np.ndarray) -> np.ndarray:
         """Return log(1 - q + q e^exponent) without loss of digits."""
@@ -148,7 +186,7 @@ class SampledGaussian:
 
 
 def grid_laws(
-    pair: SampledGaussian, interval: float, tail: float
+    pair: OutputLaws, interval: float, tail: float
 ) -> tuple[LossLaw, LossLaw]:
     """Return the laws of the loss when one is removed and added, on a grid.
 
@@ -179,19 +217,15 @@ def grid_laws(
 
 
 def _connect_the_dots(
-    pair: SampledGaussian, losses: np.ndarray, interval: float
+    pair: OutputLaws, losses: np.ndarray, interval: float
 ) -> tuple[np.ndarray, float, float]:
     """Return the masses of P, and those of P above and Q below that become infinite."""
-    q, s = pair.sampling_prob, pair.noise_multiplier
     edges = np.concatenate([[-np.inf], pair.output(losses), [np.inf]])
-    unsampled, plus = _cell_masses(edges / s), _cell_masses((edges - 1) / s)
-    minus = _cell_masses((edges + 1) / s) if pair.replace_one else unsampled
-    upper = (1 - q) * unsampled + q * plus
-    lower = (1 - q) * unsampled + q * minus
+    upper, lower, difference = pair.cells(edges)
     # Of a cell's mass P, the share up moves to its upper end, with Q kept:
     # up (1 - e^-interval) = P - e^loss Q. Small losses would cancel nearly all of it.
     exponents = np.minimum(losses, _LARGEST_EXPONENT)
-    small = q * (plus - minus)[1:-1] - np.expm1(exponents[:-1]) * lower[1:-1]
+    small = difference[1:-1] - np.expm1(exponents[:-1]) * lower[1:-1]
     large = upper[1:-1] - np.exp(exponents[:-1]) * lower[1:-1]
     excess = np.where(np.abs(exponents[:-1]) < 0.5, small, large)
     up = np.clip(excess / -math.expm1(-interval), 0.0, upper[1:-1])
@@ -202,12 +236,3 @@ def _connect_the_dots(
     masses[0] += bottom
     below = lower[0] - bottom * math.exp(min(-losses[0], _LARGEST_EXPONENT))
     return masses, upper[-1] - top, max(0.0, below)
-
-
-def _cell_masses(edges: np.ndarray) -> np.ndarray:
-    """Return the standard normal's mass between neighbouring edges, tails in full."""
-    low, high = edges[:-1], edges[1:]
-    above = low > 0
-    return special.ndtr(np.where(above, -low, high)) - special.ndtr(
-        np.where(above, -high, low)
-    )

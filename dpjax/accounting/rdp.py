@@ -130,7 +130,7 @@ def divergences(parts: Parts, orders: np.ndarray, relation: Relation) -> np.ndar
     total = np.zeros(orders.size)
     pairs, counts = [], []
     for part, count in parts:
-        pair = _pair(part, relation)
+        pair = gaussian_pair(part, relation)
         if pair is None:
             total += count * _library_divergences(part, orders, relation)
         else:
@@ -162,8 +162,8 @@ def _offsets(orders: np.ndarray, delta: float) -> np.ndarray:
     return np.log1p(-1 / orders) - slack + _ROUNDING * (abs(slack) + 1)
 
 
-def _pair(part: Event, relation: Relation) -> SampledGaussian | None:
-    """Return the output laws of a Gaussian release, plain or sampled."""
+def gaussian_pair(part: Event, relation: Relation) -> SampledGaussian | None:
+    """Return the output laws of a Gaussian release, plain or sampled, or None."""
     replace_one = relation == Relation.REPLACE_ONE
     if isinstance(part, dp_accounting.GaussianDpEvent):
         return SampledGaussian(part.noise_multiplier, 1.0, replace_one)
