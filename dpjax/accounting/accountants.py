@@ -8,7 +8,7 @@ import dp_accounting
 import numpy as np
 
 from dpjax import _check
-from dpjax.accounting import events, exact, inversion, pld, rdp
+from dpjax.accounting import certified, events, exact, inversion, pld, rdp
 from dpjax.accounting.epsilon import Delta, Epsilon
 
 
@@ -28,9 +28,7 @@ class Accountant(NamedTuple):
     delta: Callable[[events.Parts, float, events.Relation], Delta]
 
 
-def _rdp_delta(
-    parts: events.Parts, epsilon: float, relation: events.Relation
-) -> Delta:
+def _rdp_delta(parts: events.Parts, epsilon: float, relation: events.Relation) -> Delta:
     return inversion.invert(rdp.epsilon, parts, epsilon, relation)
 
 
@@ -38,15 +36,16 @@ _ACCOUNTANTS = {
     "exact": Accountant(exact.epsilon, exact.curve, exact.delta),
     "pld": Accountant(pld.epsilon, pld.curve, pld.delta),
     "rdp": Accountant(rdp.epsilon, rdp.curve, _rdp_delta),
+    "certified": Accountant(certified.epsilon, certified.curve, certified.delta),
 }
 
-NAMES = tuple(_ACCOUNTANTS)
-"""The accountants in the order in which they are reported: the exact one first."""
+NAMES = ("exact", "pld", "rdp")
+"""The accountants that are reported, in this order: the exact one first."""
 
 
 def find(name: str) -> Accountant:
     """Return the accountant called `name`; a ValueError lists those that exist."""
-    return _ACCOUNTANTS[_check.choice("accountant", name, NAMES)]
+    return _ACCOUNTANTS[_check.choice("accountant", name, tuple(_ACCOUNTANTS))]
 
 
 def event_epsilon(
@@ -68,8 +67,8 @@ def event_epsilon(
       event: a `dp_accounting.DpEvent`; compositions of Gaussian releases, plain or
         Poisson sampled, are accounted for by every accountant.
       delta: in [0, 1).
-      accountant: "exact" (the truth, with an error bar), "pld" (close to it) or "rdp"
-        (quick, looser).
+      accountant: "exact" (the truth, with an error bar), "pld" (close to it), "rdp"
+        (quick, looser) or "certified" (close to it, with a proof).
       relation: which data sets are neighbours.
 
     Returns:
@@ -146,11 +145,25 @@ def event_delta(
 
 
 def exact_epsilon(
-    *, noise_multiplier: float, sampling_prob: float, num_steps: int, delta: float
+    *,
+    noise_multiplier: float,
+    sampling_prob: float,
+    num_steps: int,
+    delta: float,
+    certified: bool = False,
 ) -> Epsilon:
     """Return the epsilon of Poisson-sampled Gaussian steps, as it is.
 
-    The arguments and the guarantee are those of `pld_epsilon`; `.error` is far smaller.
+    The other arguments and the guarantee are those of `pld_epsilon`; `.error` is far
+    smaller: an estimate, of about 1e-12.
+
+    Args:
+      noise_multiplier: noise standard deviation in clip norms, at least 0.
+      sampling_prob: probability that an example enters a step, in (0, 1].
+      num_steps: steps taken.
+      delta: in [0, 1).
+      certified: return an upper bound with a proof instead, of the accountant of that
+        name.
 
     Example:
       >>> epsilon = exact_epsilon(
@@ -160,7 +173,8 @@ def exact_epsilon(
       (2.719356925, 'exact')
     """
     event = dpsgd_event(noise_multiplier, sampling_prob, num_steps)
-    return event_epsilon(event, delta, accountant="exact")
+    name = "certified" if certified else "exact"
+    return event_epsilon(event, delta, accountant=name)
 
 
 def pld_epsilon(

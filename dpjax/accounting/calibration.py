@@ -247,7 +247,6 @@ def _log_ratio(spent: float, target: float) -> float:
     return max(math.log(spent / target), math.ulp(0.0))
 
 
-
 def _bracket_noise(
     gap: Callable[[float], float], target: float
 ) -> tuple[_Point, _Point]:

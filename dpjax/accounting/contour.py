@@ -100,7 +100,13 @@ def deltas(
 
 
 def draw(
-    side: Side, region: Region, tilt: float, span: float, repeats: float, floor: float, most: int
+    side: Side,
+    region: Region,
+    tilt: float,
+    span: float,
+    repeats: float,
+    floor: float,
+    most: int,
 ) -> Line:
     """Return the line through `tilt`, until terms of the integral are below e^floor.
 
@@ -122,8 +128,12 @@ def draw(
         if region.floor is not None:
             last = last + _log_expm1(repeats * gain[chunk // 2 :])
         if last.real.max() + math.log(step / math.pi) < floor:
-            rest, gain = (np.concatenate(column) for column in zip(*pieces, strict=True))
-            return line._replace(log_rest=rest, gain=None if region.floor is None else gain)
+            rest, gain = (
+                np.concatenate(column) for column in zip(*pieces, strict=True)
+            )
+            return line._replace(
+                log_rest=rest, gain=None if region.floor is None else gain
+            )
         chunk = size
     raise WeakContourError
 
@@ -186,7 +196,9 @@ def solve(
         epsilon = guess
     search = _Search(side, region, rules, table)
     try:
-        return _settle(search, repeats, epsilon, log_delta, _Effort(DIGITS, _FEW, False))
+        return _settle(
+            search, repeats, epsilon, log_delta, _Effort(DIGITS, _FEW, False)
+        )
     except (WeakContourError, TooManyNodesError):
         if guess is not None and epsilon == guess:
             with contextlib.suppress(WeakContourError, TooManyNodesError):
@@ -246,7 +258,11 @@ class _Frame(NamedTuple):
 
 
 def _settle(
-    search: _Search, repeats: np.ndarray, epsilon: float, log_delta: float, effort: _Effort
+    search: _Search,
+    repeats: np.ndarray,
+    epsilon: float,
+    log_delta: float,
+    effort: _Effort,
 ) -> Answers:
     """Return the answers along a line that is good at the first of them."""
     for _ in range(_ROUNDS):
@@ -279,7 +295,9 @@ def _frame(
     if epsilon > 0:
         with contextlib.suppress(WeakContourError):
             most = log_delta - effort.digits
-            region, floor = saddle.find_floor(rules, side, region, repeats, epsilon, most)
+            region, floor = saddle.find_floor(
+                rules, side, region, repeats, epsilon, most
+            )
     line = draw(side, region, tilt, 1.05 * span, repeats, least, effort.most)
     return _Frame(line, index, floor, effort.digits)
 
@@ -301,7 +319,11 @@ def _solve_along(
 
 
 def _newton(
-    line: Line, repeats: np.ndarray, logs: np.ndarray, epsilons: np.ndarray, log_delta: float
+    line: Line,
+    repeats: np.ndarray,
+    logs: np.ndarray,
+    epsilons: np.ndarray,
+    log_delta: float,
 ) -> tuple[np.ndarray, Deltas]:
     """Return where log delta is `log_delta`, and the values there, kept in brackets."""
     low, high = np.full(epsilons.size, -np.inf), np.full(epsilons.size, np.inf)
@@ -317,7 +339,9 @@ def _newton(
         bottom = np.where(np.isfinite(low), low, np.minimum(high, epsilons) - most)
         middle = 0.5 * (bottom + np.where(np.isfinite(high), high, bottom + most))
         new = np.where((new > low) & (new < high), new, middle)
-        close = np.abs(changes) <= 1e-15 * np.abs(epsilons) + 0.01 * now.error / -now.slope
+        close = (
+            np.abs(changes) <= 1e-15 * np.abs(epsilons) + 0.01 * now.error / -now.slope
+        )
         if close.all():
             break
         epsilons = np.where(close, epsilons, new)
@@ -325,13 +349,20 @@ def _newton(
 
 
 def _covers(
-    frame: _Frame, table: Table, repeats: np.ndarray, logs: np.ndarray, epsilons: np.ndarray, log_deltas: np.ndarray
+    frame: _Frame,
+    table: Table,
+    repeats: np.ndarray,
+    logs: np.ndarray,
+    epsilons: np.ndarray,
+    log_deltas: np.ndarray,
 ) -> np.ndarray:
     """Tell for which of the repeats what the line leaves out is nothing."""
     line = frame.line
     chernoff = table.chernoff(repeats, epsilons, log_deltas)
     good = np.isfinite(epsilons + log_deltas)
-    good &= table.aliases(chernoff, frame.index, frame.digits) <= 2 * math.pi / line.step
+    good &= (
+        table.aliases(chernoff, frame.index, frame.digits) <= 2 * math.pi / line.step
+    )
     if frame.floor is not None:
         bounds = frame.floor.chernoff(repeats, epsilons, log_deltas)
         good &= bounds.min(axis=1) < 1 - frame.digits

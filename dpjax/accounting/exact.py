@@ -114,7 +114,10 @@ def sides(parts: Parts, relation: Relation) -> list[Side]:
     pairs = [pld.pair(part, relation) for part, _ in parts]
     counts = np.array([count for _, count in parts], dtype=float)
     symmetric = all(pair.symmetric for pair in pairs)
-    return [Side(pairs, counts, added) for added in ((False,) if symmetric else (False, True))]
+    return [
+        Side(pairs, counts, added)
+        for added in ((False,) if symmetric else (False, True))
+    ]
 
 
 def _worse(both: Sequence[Side], delta: float) -> tuple[float, float]:

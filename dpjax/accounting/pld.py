@@ -73,7 +73,7 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
         return _library_epsilon(parts, delta, relation)
     if is_gaussian(parts) and not is_sampled(parts):
         return _plain_epsilon(parts, delta, relation)
-    if not _fits_a_grid(parts):
+    if not fits_a_grid(parts):
         return _rough_epsilon(parts, delta, relation)
     pairs = [_laws(part, relation) for part, _ in parts]
     counts = [count for _, count in parts]
@@ -93,7 +93,7 @@ def curve(
     """
     most = [(part, max(steps) * count) for part, count in parts]
     plain = is_gaussian(parts) and not is_sampled(parts)
-    if _has_laws(parts, relation) and not plain and _fits_a_grid(most):
+    if _has_laws(parts, relation) and not plain and fits_a_grid(most):
         pairs = [_laws(part, relation) for part, _ in parts]
         grid = Grid.choose(pairs, [count for _, count in most], delta)
         laws = grid.laws()
@@ -161,7 +161,7 @@ def _laws(part: Event, relation: Relation) -> privacy_loss.OutputLaws:
     return pair(part, relation)
 
 
-def _fits_a_grid(parts: Parts) -> bool:
+def fits_a_grid(parts: Parts) -> bool:
     """Tell whether all noise is large enough; raise where there are too many parts."""
     total = sum(count for _, count in parts)
     if total > _MOST_STEPS:

@@ -206,29 +206,48 @@ def grid_laws(
       Doroshenko, Ghazi, Kamath, Kumar and Manurangsi (2022), Connect the dots: tighter
       discrete approximations of privacy loss distributions.
     """
-    low, high = pair.loss(np.array(pair.range(tail)))
-    lowest, highest = math.floor(low / interval), math.ceil(high / interval)
-    losses = interval * np.arange(lowest, highest + 1)
-    masses, beyond, below = _connect_the_dots(pair, losses, interval)
-    removed = LossLaw(lowest, masses, beyond)
+    places, losses, edges = cell_edges(pair, interval, tail)
+    masses, beyond, below = connect_the_dots(pair.cells(edges), losses, interval)
+    removed = LossLaw(int(places[0]), masses, beyond)
     if pair.symmetric:
         return removed, removed
-    return removed, LossLaw(-highest, (masses * np.exp(-losses))[::-1], below)
+    turned = (masses * np.exp(-losses))[::-1]
+    return removed, LossLaw(-int(places[-1]), turned, below)
 
 
-def _connect_the_dots(
-    pair: OutputLaws, losses: np.ndarray, interval: float
+def cell_edges(
+    pair: OutputLaws, interval: float, tail: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the grid in intervals and in nats, and its outputs between infinities."""
+    low, high = pair.loss(np.array(pair.range(tail)))
+    places = np.arange(math.floor(low / interval), math.ceil(high / interval) + 1)
+    losses = interval * places
+    return places, losses, np.concatenate([[-np.inf], pair.output(losses), [np.inf]])
+
+
+def connect_the_dots(
+    cells: Cells,
+    losses: np.ndarray,
+    interval: float,
+    moved: np.ndarray | float = 0.0,
 ) -> tuple[np.ndarray, float, float]:
-    """Return the masses of P, and those of P above and Q below that become infinite."""
-    edges = np.concatenate([[-np.inf], pair.output(losses), [np.inf]])
-    upper, lower, difference = pair.cells(edges)
+    """Return the masses of P, and those of P above and Q below that become infinite.
+
+    Args:
+      cells: (n + 1,) masses below, between and above the grid's outputs.
+      losses: (n,) in nats.
+      interval: their distance.
+      moved: (n - 1,) what is added to P - e^loss Q of the cells between.
+    """
+    upper, lower, difference = cells
     # Of a cell's mass P, the share up moves to its upper end, with Q kept:
     # up (1 - e^-interval) = P - e^loss Q. Small losses would cancel nearly all of it.
     exponents = np.minimum(losses, _LARGEST_EXPONENT)
     small = difference[1:-1] - np.expm1(exponents[:-1]) * lower[1:-1]
     large = upper[1:-1] - np.exp(exponents[:-1]) * lower[1:-1]
     excess = np.where(np.abs(exponents[:-1]) < 0.5, small, large)
-    up = np.clip(excess / -math.expm1(-interval), 0.0, upper[1:-1])
+    up = (excess + moved) / -math.expm1(-interval)
+    up = np.clip(up, 0.0, upper[1:-1])
     top = min(upper[-1], lower[-1] * math.exp(exponents[-1]))
     bottom = upper[0]
     masses = np.append(upper[1:-1] - up, top)

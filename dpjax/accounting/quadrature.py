@@ -187,4 +187,6 @@ def _log_mixture(pair: SampledGaussian, x: np.ndarray) -> np.ndarray:
     turn = np.exp(1j * exponent.imag)
     near = np.log(1 - q + q * np.exp(np.minimum(exponent.real, 1.0)) * turn)
     fading = (1 - q) / q * np.exp(-np.maximum(exponent.real, 1.0)) / turn
-    return np.where(exponent.real < 1, near, exponent + math.log(q) + np.log(1 + fading))
+    return np.where(
+        exponent.real < 1, near, exponent + math.log(q) + np.log(1 + fading)
+    )

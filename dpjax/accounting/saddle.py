@@ -93,9 +93,7 @@ def rough(side: Side, region: Region) -> Rough:
     both = list(zip(side.pairs, side.counts, strict=True))
     sampled = [pair for pair, _ in both if pair.sampling_prob < 1]
     counts = np.array([n for pair, n in both if pair.sampling_prob < 1], dtype=float)
-    variance = sum(
-        n * pair.shift**2 for pair, n in both if pair.sampling_prob == 1
-    )
+    variance = sum(n * pair.shift**2 for pair, n in both if pair.sampling_prob == 1)
     ranges = [quadrature.outputs(pair, region) for pair in sampled]
     widths = [
         (high - low) / (_SPACING * pair.noise_multiplier)
@@ -204,7 +202,9 @@ class Table(NamedTuple):
         above = excess[:, index + 1 :].min(axis=1)
         return np.maximum(above, excess[:, :index].min(axis=1))
 
-    def place(self, repeats: float, epsilon: float, log_delta: float, digits: float) -> tuple[int, float]:
+    def place(
+        self, repeats: float, epsilon: float, log_delta: float, digits: float
+    ) -> tuple[int, float]:
         """Return the index of the tilt to use, and the span that it asks for.
 
         A tilt below the saddle point may need far fewer nodes, where losses have a
@@ -244,7 +244,12 @@ def wide(side: Side, log_tail: float, fewest: float = 1.0, most: float = 1.0) ->
 
 
 def find_floor(
-    rules: Rough, side: Side, region: Region, repeats: float, epsilon: float, least: float
+    rules: Rough,
+    side: Side,
+    region: Region,
+    repeats: float,
+    epsilon: float,
+    least: float,
 ) -> tuple[Region, Table]:
     """Return the highest floor below which no losses add up to epsilon, and its table.
 

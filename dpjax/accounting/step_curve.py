@@ -77,7 +77,9 @@ def _along_one_contour(
     good = np.isfinite(answers.errors)
     last = int(np.argmin(good)) if not good.all() else good.size
     if last < 8:
-        return np.where(steps == steps[0], answers.values[0] + answers.errors[0], np.nan)
+        return np.where(
+            steps == steps[0], answers.values[0] + answers.errors[0], np.nan
+        )
     x, y = logs[chosen[:last]], answers.values[:last]
     fine = _interpolate(x, y, logs)
     coarse = _interpolate(x[::2], y[::2], logs)
