@@ -51,4 +51,7 @@ def test_shuffled_batches_are_accounted_for_as_the_sampler_does(count, batch, st
         num_steps=steps,
     )
     expected = accounting.event_epsilon(event, 1e-5, relation=sampler.relation)
-    assert settings.unamplified(1e-5, "exact") == expected
+    found = accounting.event_epsilon(
+        settings.unamplified(), 1e-5, relation=command_run.UNAMPLIFIED
+    )
+    assert found == expected

@@ -1,5 +1,6 @@
 """What each command says: the library's numbers, and what they stand on."""
 
+import dataclasses
 import json
 import math
 import re
@@ -7,8 +8,8 @@ import re
 import pytest
 
 from dpjax import accounting
-from dpjax.accounting import commands
-from dpjax.accounting.command_run import Run, Settings
+from dpjax.accounting import commands, group
+from dpjax.accounting.command_run import UNAMPLIFIED, Run, Settings
 
 RUN = Run(
     noise_multiplier=1.0,
@@ -19,10 +20,17 @@ RUN = Run(
 )
 
 
-def settings(delta=1e-5, epsilon=None, accountant="exact", points=3, **solved):
+def settings(
+    delta=1e-5, epsilon=None, accountant="exact", points=3, group_sizes=(), **solved
+):
     run = Run(**{**vars(RUN), **solved})
     return Settings(
-        run=run, delta=delta, epsilon=epsilon, accountant=accountant, points=points
+        run=run,
+        delta=delta,
+        epsilon=epsilon,
+        accountant=accountant,
+        points=points,
+        group_sizes=group_sizes,
     )
 
 
@@ -34,7 +42,10 @@ def epsilon_of(run, accountant="exact"):
 def test_epsilon_is_the_librarys_with_and_without_amplification(accountant):
     answer = commands.epsilon(settings(accountant=accountant))
     assert answer.data["epsilon"] == epsilon_of(RUN, accountant)
-    assert answer.data["unamplified"]["epsilon"] == RUN.unamplified(1e-5, accountant)
+    unamplified = accounting.event_epsilon(
+        RUN.unamplified(), 1e-5, accountant=accountant, relation=UNAMPLIFIED
+    )
+    assert answer.data["unamplified"]["epsilon"] == unamplified
     text = "\n".join(answer.lines)
     shown = [float(found) for found in re.findall(r"  (\d+\.\d+)$", text, re.MULTILINE)]
     assert len(shown) == 2
@@ -55,6 +66,40 @@ def test_the_statement_says_what_is_protected_and_what_is_assumed():
     ):
         assert words in text
     assert "Warning" not in text
+
+
+def test_groups_of_examples_have_their_own_numbers():
+    answer = commands.epsilon(
+        settings(delta=1e-6, group_sizes=(2, 3), noise_multiplier=4.0, num_steps=100)
+    )
+    run = dataclasses.replace(RUN, noise_multiplier=4.0, num_steps=100)
+    sizes = [entry["size"] for entry in answer.data["groups"]]
+    bounds = [entry["epsilon"] for entry in answer.data["groups"]]
+    assert sizes == [2, 3]
+    expected = [
+        accounting.event_epsilon(group.group_event(run.event(), size), 1e-6)
+        for size in sizes
+    ]
+    assert bounds == expected
+    assert answer.data["epsilon"] < bounds[0] < bounds[1]
+    shown = [line for line in answer.lines if "examples of one person (*)" in line]
+    assert [line.split()[1] for line in shown] == ["2", "3"]
+
+
+def test_a_group_has_a_number_where_only_conversion_gives_one():
+    answer = commands.epsilon(
+        settings(delta=1e-6, group_sizes=(2,), accountant="rdp", num_steps=10)
+    )
+    (found,) = answer.data["groups"]
+    expected = group.vadhan_epsilon(
+        dataclasses.replace(RUN, num_steps=10).event(), 1e-6, 2, accountant="rdp"
+    )
+    assert found == {
+        "size": 2,
+        "epsilon": expected,
+        "error": pytest.approx(expected.error, nan_ok=True),
+        "method": "rdp",
+    }
 
 
 def test_a_delta_that_allows_to_publish_an_example_is_warned_of():
@@ -90,7 +135,8 @@ def test_delta_and_epsilon_are_each_others_inverse():
     epsilon = epsilon_of(RUN)
     answer = commands.delta(settings(delta=None, epsilon=float(epsilon)))
     assert answer.data["delta"] == pytest.approx(1e-5, rel=1e-3)
-    assert any(line.startswith("delta 1.0") for line in answer.lines)
+    assert "Delta at epsilon 1.82824, by the accountant 'exact':" in answer.lines
+    assert answer.data["delta"] < answer.data["unamplified"]["delta"] < 1
 
 
 def test_the_curve_ends_where_the_run_does():

@@ -6,8 +6,10 @@ import math
 import dp_accounting
 
 from dpjax.accounting import accountants
-from dpjax.accounting.epsilon import Epsilon
 from dpjax.accounting.events import Event, Relation
+
+UNAMPLIFIED = Relation.REPLACE_SPECIAL
+"""The relation of batches that are not drawn: one example is zeroed out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,8 @@ class Run:
             epoch = round(1 / self.sampling_prob, 6)
         return -(-self._steps // max(1, math.ceil(epoch)))
 
-    def unamplified(self, delta: float, accountant: str) -> Epsilon:
-        """Return the epsilon of fixed or shuffled batches, of one example zeroed out.
+    def unamplified(self) -> Event:
+        """Return what it spends with fixed or shuffled batches, under `UNAMPLIFIED`.
 
         Whatever the order, an example is in one batch an epoch, and shuffling can be
         trusted with nothing more.
@@ -53,14 +55,8 @@ class Run:
         References:
           Chua et al. (2024), How private are DP-SGD implementations?
         """
-        return accountants.event_epsilon(
-            dp_accounting.SelfComposedDpEvent(
-                dp_accounting.GaussianDpEvent(self._noise), self.participations
-            ),
-            delta,
-            accountant=accountant,
-            relation=Relation.REPLACE_SPECIAL,
-        )
+        step = dp_accounting.GaussianDpEvent(self._noise)
+        return dp_accounting.SelfComposedDpEvent(step, self.participations)
 
     @property
     def _noise(self) -> float:

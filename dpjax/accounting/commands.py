@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dpjax import _check
-from dpjax.accounting import accountants, calibration, curve, plots, statement
-from dpjax.accounting.command_run import Run, Settings
+from dpjax.accounting import accountants, calibration, curve, group, plots, statement
+from dpjax.accounting.command_run import UNAMPLIFIED, Run, Settings
 from dpjax.accounting.epsilon import AccountingError, Epsilon
 from dpjax.accounting.figures import number_up
 
@@ -31,19 +31,27 @@ def epsilon(settings: Settings) -> Answer:
     """Say what a run costs."""
     run, delta = settings.run, _given(settings.delta)
     spent = _spent(run, delta, settings.accountant)
-    unamplified = run.unamplified(delta, settings.accountant)
+    unamplified = accountants.event_epsilon(
+        run.unamplified(), delta, accountant=settings.accountant, relation=UNAMPLIFIED
+    )
+    groups = [
+        (size, _group(run, delta, size, settings.accountant))
+        for size in settings.group_sizes
+    ]
     return Answer(
         [
             *statement.run_lines(run),
-            *statement.bound_lines(delta, spent, unamplified),
+            f"Epsilon at delta {delta:g}:",
+            *statement.bound_lines(spent, unamplified),
             f"  (accountant {spent.method!r}, at most {spent.error:.1g} too large)",
             "",
-            *statement.group_lines(delta, []),
+            *statement.group_lines(delta, groups),
             *statement.closing_lines(run, delta),
         ],
         _described(run)
         | {"delta": delta, **_number(spent)}
-        | {"unamplified": _number(unamplified)},
+        | {"unamplified": _number(unamplified)}
+        | {"groups": [{"size": size, **_number(bound)} for size, bound in groups]},
         lambda: _drawn(settings, run, [settings.accountant]),
     )
 
@@ -93,17 +101,21 @@ def delta(settings: Settings) -> Answer:
         )
 
     found = at(wanted)
+    unamplified = accountants.event_delta(
+        run.unamplified(), wanted, accountant=settings.accountant, relation=UNAMPLIFIED
+    )
     levels = np.linspace(wanted / 4, 2 * wanted or 1.0, settings.points)
     return Answer(
         [
             *statement.run_lines(run),
-            f"delta {number_up(found)} at epsilon {wanted:g} (*), by the accountant "
-            f"{settings.accountant!r}",
+            f"Delta at epsilon {wanted:g}, by the accountant {settings.accountant!r}:",
+            *statement.bound_lines(found, unamplified),
             "",
             *statement.closing_lines(run, found),
         ],
         _described(run)
-        | {"epsilon": wanted, "delta": float(found), "method": settings.accountant},
+        | {"epsilon": wanted, "delta": float(found), "method": settings.accountant}
+        | {"unamplified": {"delta": float(unamplified)}},
         lambda: plots.profile_figure(levels.tolist(), [at(level) for level in levels]),
     )
 
@@ -185,6 +197,15 @@ def _solved(settings: Settings, run: Run, first: str) -> Answer:
 
 def _spent(run: Run, delta: float, accountant: str) -> Epsilon:
     return accountants.event_epsilon(run.event(), delta, accountant=accountant)
+
+
+def _group(run: Run, delta: float, size: int, accountant: str) -> Epsilon:
+    """Return the epsilon of `size` examples, by conversion where nothing is better."""
+    try:
+        event = group.group_event(run.event(), size)
+        return accountants.event_epsilon(event, delta, accountant=accountant)
+    except AccountingError:
+        return group.vadhan_epsilon(run.event(), delta, size, accountant=accountant)
 
 
 def _number(spent: Epsilon) -> dict[str, Any]:

@@ -32,13 +32,13 @@ def run_lines(run: Run) -> list[str]:
     )
 
 
-def bound_lines(delta: float, poisson: float, unamplified: float) -> list[str]:
+def bound_lines(poisson: float, unamplified: float) -> list[str]:
     """Return the two numbers: with Poisson sampling, and with any other batches."""
     rows = [
         ("if every batch is drawn by Poisson sampling (*)", number_up(poisson)),
         ("if batches are shuffled or fixed: no amplification", number_up(unamplified)),
     ]
-    return [f"Epsilon at delta {delta:g}:", *_columns(rows)]
+    return _columns(rows)
 
 
 def group_lines(delta: float, groups: Sequence[tuple[int, float]]) -> list[str]:
@@ -49,7 +49,7 @@ def group_lines(delta: float, groups: Sequence[tuple[int, float]]) -> list[str]:
         (f"for {size} examples of one person (*)", number_up(epsilon))
         for size, epsilon in groups
     ]
-    return [f"Epsilon of a group at delta {delta:g}:", *_columns(rows)]
+    return [f"Epsilon of a group at delta {delta:g}:", *_columns(rows), ""]
 
 
 def closing_lines(run: Run, delta: float | None) -> list[str]:
