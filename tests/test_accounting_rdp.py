@@ -122,6 +122,21 @@ def test_hostile_settings_have_a_finite_bound(noise, steps, relation):
     assert 0 < epsilon < math.inf
 
 
+@pytest.mark.parametrize("case", BOUNDS[::4], ids=BOUND_IDS[::4])
+def test_delta_undoes_epsilon(case):
+    parts = take_apart(event(case))
+    epsilon = rdp.epsilon(parts, case["delta"], ADD)
+    found = rdp.delta(parts, epsilon, ADD)
+    assert found == pytest.approx(case["delta"], rel=1e-6)
+    assert found.method == "rdp"
+
+
+def test_delta_is_no_more_than_the_total_variation_distance_allows():
+    found = rdp.delta([(GAUSSIAN(2.0), 1)], 0.0, ADD)
+    assert math.erf(0.5 / math.sqrt(8)) < found < 0.5
+    assert rdp.delta([(GAUSSIAN(1e-2), 1)], 0.0, ADD) == 1.0
+
+
 def test_a_delta_beyond_the_total_variation_distance_costs_nothing():
     assert rdp.epsilon(take_apart(sampled(100.0, 1e-6, 5)), 1e-5, ADD) == 0.0
 

@@ -29,11 +29,15 @@ def invert(
     """
 
     def gap(log_delta: float) -> float:
-        """Return how much more than `epsilon` is spent; refusals are infinite."""
+        """Return how much more than `epsilon` is spent; refusals are infinite.
+
+        What is spent may be 0 over a whole range of deltas: just enough is below it.
+        """
         try:
-            return float(epsilon_of(parts, math.exp(log_delta), relation)) - epsilon
+            spent = float(epsilon_of(parts, math.exp(log_delta), relation))
         except AccountingError:
             return math.inf
+        return spent - epsilon if spent != epsilon else -_PRECISION
 
     log_delta = _MOST
     if gap(_MOST) > 0:

@@ -11,7 +11,7 @@ the divergences of `renyi`; those of other events are dp_accounting's.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import dp_accounting
 import numpy as np
@@ -20,7 +20,7 @@ from scipy import optimize
 
 from dpjax import _check
 from dpjax.accounting import renyi
-from dpjax.accounting.epsilon import AccountingError, Epsilon
+from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
 from dpjax.accounting.privacy_loss import SampledGaussian
 
@@ -59,10 +59,8 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
       Mironov (2017), Renyi differential privacy; Canonne, Kamath and Steinke (2020),
       The discrete Gaussian for differential privacy, proposition 12.
     """
-    order = np.array([best_order(parts, delta, relation)])
-    totals = divergences(parts, order, relation)
-    bound = _bounds(totals, _offsets(order, delta), delta)
-    return Epsilon(float(bound[0]), method="rdp")
+    value, _ = _search(_bound_at(parts, delta, relation))
+    return Epsilon(value, method="rdp")
 
 
 def best_order(parts: Parts, delta: float, relation: Relation) -> float:
@@ -70,22 +68,57 @@ def best_order(parts: Parts, delta: float, relation: Relation) -> float:
 
     The arguments are those of `epsilon`.
     """
-    totals = divergences(parts, ORDERS, relation)
-    bounds = _bounds(totals, _offsets(ORDERS, delta), delta)
+    return _search(_bound_at(parts, delta, relation))[1]
+
+
+def delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
+    """Return an upper bound on the delta of `parts` at `epsilon`.
+
+    Args:
+      parts: what was released, from `events.take_apart`.
+      epsilon: at least 0.
+      relation: which data sets are neighbours.
+
+    Raises:
+      AccountingError: there is no sound Renyi account of a part under `relation`.
+    """
+
+    def log_delta(orders: np.ndarray) -> np.ndarray:
+        totals = divergences(parts, orders, relation)
+        rounding = _ROUNDING * (totals + epsilon + 1)
+        excess = totals - epsilon + np.log1p(-1 / orders) + rounding
+        return (orders - 1) * excess - np.log(orders)
+
+    value, _ = _search(log_delta)
+    distance = -math.expm1(-divergences(parts, ORDERS, relation)[0])
+    return Delta(min(0.0, value, 0.5 * math.log(distance)), method="rdp")
+
+
+def _search(bound: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+    """Return the least bound that some order gives, and the order."""
+    bounds = bound(ORDERS)
     best = int(np.argmin(bounds))
-    if bounds[best] == 0:
-        return float(ORDERS[best])
-    powers = np.log(ORDERS[[max(0, best - 1), min(best + 1, ORDERS.size - 1)]] - 1)
-
-    def bound(log_power: float) -> float:
-        order = np.array([1 + math.exp(log_power)])
-        totals = divergences(parts, order, relation)
-        return float(_bounds(totals, _offsets(order, delta), delta)[0])
-
+    value, order = float(bounds[best]), float(ORDERS[best])
+    ends = np.log(ORDERS[[max(0, best - 1), min(best + 1, ORDERS.size - 1)]] - 1)
     found = optimize.minimize_scalar(
-        bound, bounds=tuple(powers), method="bounded", options={"xatol": 1e-5}
+        lambda power: float(bound(np.array([1 + math.exp(power)]))[0]),
+        bounds=tuple(ends),
+        method="bounded",
+        options={"xatol": 1e-5},
     )
-    return 1 + math.exp(found.x) if found.fun < bounds[best] else float(ORDERS[best])
+    if found.fun < value:
+        value, order = float(found.fun), 1 + math.exp(found.x)
+    return value, order
+
+
+def _bound_at(
+    parts: Parts, delta: float, relation: Relation
+) -> Callable[[np.ndarray], np.ndarray]:
+    def bound(orders: np.ndarray) -> np.ndarray:
+        totals = divergences(parts, orders, relation)
+        return _bounds(totals, _offsets(orders, delta), delta)
+
+    return bound
 
 
 def curve(
