@@ -20,7 +20,7 @@ from dpjax.accounting.quadrature import Region, TooManyNodesError
 from dpjax.accounting.saddle import DIGITS, Rough, Side, Table, WeakContourError
 
 _CHUNK = 64
-_FEW, _MOST = 256, 2**14
+_FEW, _SOME, _MOST = 256, 2**12, 2**14
 _LEFT_OUT = 28.0
 """Losses of e^-28 of delta are left out at the top: 7e-13 of it."""
 
@@ -39,6 +39,7 @@ class Line(NamedTuple):
       log_rest: (nodes,) logarithms of the moments of losses below the floor.
       gain: (nodes,) logarithms of all moments over those; None without a floor.
       rounding: absolute error of both.
+      beyond: logarithms of the masses of P and of Q at or below the ceiling.
     """
 
     tilt: float
@@ -46,6 +47,7 @@ class Line(NamedTuple):
     log_rest: np.ndarray
     gain: np.ndarray | None
     rounding: float
+    beyond: tuple[float, float] = (0.0, 0.0)
 
     @property
     def z(self) -> np.ndarray:
@@ -61,6 +63,18 @@ class Line(NamedTuple):
             excess = np.expm1(np.where(large, 1.0, gain))
             total += np.where(large, gain, np.log(excess + 1e-300))
         return total - np.log(self.z) - np.log1p(self.z)
+
+    def above(
+        self, repeats: np.ndarray, epsilons: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what losses above the ceiling add to delta, and the slope of that.
+
+        With one of them, the total is above epsilon whatever the others are: delta is
+        P's mass less e^epsilon times Q's.
+        """
+        upper = -np.expm1(repeats * self.beyond[0])
+        lower = np.exp(epsilons) * np.expm1(repeats * self.beyond[1])
+        return upper + lower, lower
 
 
 class Deltas(NamedTuple):
@@ -91,11 +105,17 @@ def deltas(
     known = np.abs(origin) + np.abs(line.tilt * epsilons[:, None]) + 4
     errors = _ULP * (known + np.abs(logs.imag) + np.abs(turns))
     errors += repeats[:, None] * line.rounding
+    scale = math.log(line.step / math.pi) + origin[:, 0] - line.tilt * epsilons
+    absolute = (errors * sizes).sum(axis=1)
+    if line.beyond[0] < 0:
+        values, slopes = line.above(repeats, epsilons)
+        shrink = np.exp(-scale)
+        total, slope = total + shrink * values, slope - shrink * slopes
+        absolute += 1e-14 * shrink * values
     with np.errstate(invalid="ignore", divide="ignore"):
-        error = (errors * sizes).sum(axis=1) / total
+        error = absolute / total
         good = (total > 0) & (error < _MOST_CANCELLED)
         log_total = np.log(np.where(good, total, np.nan))
-        scale = math.log(line.step / math.pi) + origin[:, 0] - line.tilt * epsilons
         return Deltas(scale + log_total, -slope / total, error)
 
 
@@ -202,12 +222,11 @@ def solve(
     except (WeakContourError, TooManyNodesError):
         if guess is not None and epsilon == guess:
             with contextlib.suppress(WeakContourError, TooManyNodesError):
-                effort = _Effort(DIGITS, _MOST)
-                return _settle(search, repeats, epsilon, log_delta, effort)
+                return _settle_capped(search, repeats, epsilon, log_delta)
         # A few digits of epsilon are had for little, and a floor should fit it.
-        rough = _settle(search, repeats[:1], epsilon, log_delta, _Effort(12.0, _MOST))
+        rough = _settle(search, repeats[:1], epsilon, log_delta, _Effort(12.0, _SOME))
         epsilon = float(rough.values[0])
-        return _settle(search, repeats, epsilon, log_delta, _Effort(DIGITS, _MOST))
+        return _settle_capped(search, repeats, epsilon, log_delta)
 
 
 def log_delta(side: Side, epsilon: float) -> tuple[float, float]:
@@ -229,7 +248,7 @@ def log_delta(side: Side, epsilon: float) -> tuple[float, float]:
         frame = _frame(search, 1.0, epsilon, min(value, bound), effort)
         logs = frame.line.logs(once)
         now = deltas(frame.line, once, logs, epsilons)
-        if _covers(frame, table, once, logs, epsilons, now.log + 1.0)[0]:
+        if _covers(search, frame, once, logs, epsilons, now.log + 1.0)[0]:
             return float(now.log[0]), float(now.error[0]) + 2 * math.exp(-_LEFT_OUT)
         value = float(now.log[0]) if np.isfinite(now.log[0]) else value - 10.0
     raise WeakContourError
@@ -240,6 +259,30 @@ class _Search(NamedTuple):
     region: Region
     rules: Rough
     table: Table
+    beyond: tuple[float, float] = (0.0, 0.0)
+
+    def depth(self, repeats: np.ndarray | float) -> np.ndarray | float:
+        """Return how far below 0 the total loss can be."""
+        both = zip(self.side.pairs, self.side.counts, strict=True)
+        return -repeats * sum(n * math.log1p(-pair.sampling_prob) for pair, n in both)
+
+    def capped(self, repeats: np.ndarray, epsilon: float) -> "_Search":
+        """Return the search with a ceiling that suits epsilon, if there can be one."""
+        pairs = self.side.pairs
+        if self.side.added or any(p.replace_one or p.sampling_prob == 1 for p in pairs):
+            return self
+        stretch = (repeats[-1] / repeats[0]) ** 0.7
+        ceiling = 1.02 * stretch * abs(epsilon) + float(self.depth(repeats[-1]))
+        highest = max(float(p.loss(np.array(self.region.top(p)))) for p in pairs)
+        if ceiling > 0.8 * highest:
+            return self
+        region = self.region._replace(ceiling=ceiling)
+        masses = np.array([region.left_out(pair) for pair in pairs])
+        upper, lower = self.side.counts @ np.log1p(-masses)
+        rules = saddle.rough(self.side, region)
+        middle = float(self.table.tilts[self.table.tilts.size // 2])
+        table = Table.around(rules, middle)
+        return _Search(self.side, region, rules, table, (float(upper), float(lower)))
 
 
 class _Effort(NamedTuple):
@@ -257,6 +300,14 @@ class _Frame(NamedTuple):
     digits: float
 
 
+def _settle_capped(
+    search: _Search, repeats: np.ndarray, epsilon: float, log_delta: float
+) -> Answers:
+    """Return the answers with a ceiling, which needs a good guess of epsilon."""
+    capped = search.capped(repeats, epsilon)
+    return _settle(capped, repeats, epsilon, log_delta, _Effort(DIGITS, _MOST))
+
+
 def _settle(
     search: _Search,
     repeats: np.ndarray,
@@ -267,7 +318,7 @@ def _settle(
     """Return the answers along a line that is good at the first of them."""
     for _ in range(_ROUNDS):
         frame = _frame(search, repeats[0], epsilon, log_delta, effort)
-        answers = _solve_along(frame, search.table, repeats, epsilon, log_delta)
+        answers = _solve_along(search, frame, repeats, epsilon, log_delta)
         if math.isfinite(answers.errors[0]):
             return answers
         if not math.isfinite(answers.values[0]):
@@ -281,13 +332,13 @@ def _frame(
     search: _Search, repeats: float, epsilon: float, log_delta: float, effort: _Effort
 ) -> _Frame:
     """Return a line for the first of the repeats, with a floor where it needs one."""
-    side, region, rules, table = search
+    side, region, rules, table, beyond = search
     index, span = table.place(repeats, epsilon, log_delta, effort.digits)
     tilt = float(table.tilts[index])
     least = log_delta + tilt * epsilon - effort.digits - 2
     try:
         line = draw(side, region, tilt, 1.05 * span, repeats, least, _FEW)
-        return _Frame(line, index, None, effort.digits)
+        return _Frame(line._replace(beyond=beyond), index, None, effort.digits)
     except (WeakContourError, TooManyNodesError):
         if not effort.floors:
             raise
@@ -299,11 +350,15 @@ def _frame(
                 rules, side, region, repeats, epsilon, most
             )
     line = draw(side, region, tilt, 1.05 * span, repeats, least, effort.most)
-    return _Frame(line, index, floor, effort.digits)
+    return _Frame(line._replace(beyond=beyond), index, floor, effort.digits)
 
 
 def _solve_along(
-    frame: _Frame, table: Table, repeats: np.ndarray, epsilon: float, log_delta: float
+    search: _Search,
+    frame: _Frame,
+    repeats: np.ndarray,
+    epsilon: float,
+    log_delta: float,
 ) -> Answers:
     """Return the epsilons at delta, and errors where the line is good for them."""
     line = frame.line
@@ -312,7 +367,7 @@ def _solve_along(
     epsilons, now = _newton(line, repeats, logs, guesses, log_delta)
     log_deltas = np.full(repeats.size, log_delta)
     good = np.isfinite(now.log) & (np.abs(now.log - log_delta) < 1e-6)
-    good &= _covers(frame, table, repeats, logs, epsilons, log_deltas)
+    good &= _covers(search, frame, repeats, logs, epsilons, log_deltas)
     errors = (now.error + 2 * math.exp(-_LEFT_OUT)) / -now.slope
     errors += np.abs((now.log - log_delta) / now.slope) + 4 * _ULP * np.abs(epsilons)
     return Answers(epsilons, np.where(good, errors, np.nan), line.log_rest.size)
@@ -349,15 +404,15 @@ def _newton(
 
 
 def _covers(
+    search: _Search,
     frame: _Frame,
-    table: Table,
     repeats: np.ndarray,
     logs: np.ndarray,
     epsilons: np.ndarray,
     log_deltas: np.ndarray,
 ) -> np.ndarray:
     """Tell for which of the repeats what the line leaves out is nothing."""
-    line = frame.line
+    line, table = frame.line, search.table
     chernoff = table.chernoff(repeats, epsilons, log_deltas)
     good = np.isfinite(epsilons + log_deltas)
     good &= (
@@ -366,5 +421,7 @@ def _covers(
     if frame.floor is not None:
         bounds = frame.floor.chernoff(repeats, epsilons, log_deltas)
         good &= bounds.min(axis=1) < 1 - frame.digits
+    if search.region.ceiling is not None:
+        good &= epsilons + search.depth(repeats) <= search.region.ceiling
     last = logs[:, -8:].real.max(axis=1) - line.tilt * epsilons
     return good & (last + math.log(line.step / math.pi) < log_deltas - frame.digits)

@@ -1,11 +1,11 @@
 """Nodes at which the moments of a privacy loss are summed.
 
 The trapezoidal rule on the whole line converges geometrically where the integrand is
-analytic in a strip: with the strip's half width b and the distance h of nodes, its error
-is at most 2 / (e^(2 pi b / h) - 1) times the integral of |integrand| along an edge.
+analytic in a strip: with half its width b and the distance h of nodes, the error is at
+most 2 / (e^(2 pi b / h) - 1) times the integral of |integrand| along an edge.
 
-Losses so large that they hardly ever occur are left out, smoothly: moments of tilts that
-matter would otherwise be all theirs.
+Large losses that are accounted for elsewhere, or hardly ever occur, are left out,
+smoothly: moments of tilts that matter would otherwise be all theirs.
 """
 
 import math
@@ -22,7 +22,7 @@ _DIGITS = 38.0
 _WIDTH = 0.125
 """Width of the smooth divisions, in noise standard deviations."""
 
-_LEAD = 7.0
+_LEAD = 8.4
 """In these widths, how far beyond the top the division has its middle."""
 
 _EDGES = (0.3, 0.6, 0.9)
@@ -41,11 +41,13 @@ class Region(NamedTuple):
       log_tail: logarithm of the mass of P that may be left out at the top.
       added: whether the losses are -L under Q.
       floor: loss above which an output belongs to "the part", or None for no part.
+      ceiling: loss above which outputs may be left out, or None for `log_tail`'s.
     """
 
     log_tail: float
     added: bool
     floor: float | None = None
+    ceiling: float | None = None
 
     def bounded(self, pair: SampledGaussian) -> bool:
         """Tell whether the losses have a largest one, so that nothing is left out."""
@@ -53,6 +55,12 @@ class Region(NamedTuple):
 
     def top(self, pair: SampledGaussian) -> float:
         """Return the output below which nothing is left out."""
+        if self.ceiling is not None:
+            return float(pair.output(np.array(self.ceiling)))
+        return self.end(pair)
+
+    def end(self, pair: SampledGaussian) -> float:
+        """Return the output above which P has the mass e^log_tail."""
         s, q = pair.noise_multiplier, pair.sampling_prob
         unsampled = -s * special.ndtri_exp(self.log_tail - 1)
         share = min(-1.0, self.log_tail - 1 - math.log(q))
@@ -62,8 +70,21 @@ class Region(NamedTuple):
         """Return the logarithm of the share of outputs `x` that is not left out."""
         if self.bounded(pair):
             return np.zeros_like(x)
+        return special.log_ndtr(self._below(pair, x))
+
+    def left_out(self, pair: SampledGaussian) -> tuple[float, float]:
+        """Return what is left out of the masses of P and of Q."""
+        s = pair.noise_multiplier
+        x = self.top(pair) + 0.04 * s * np.arange(2000)
+        log_q = log_density(pair, x) + math.log(0.04 * s)
+        log_q += special.log_ndtr(-self._below(pair, x))
+        with np.errstate(over="ignore"):
+            upper = np.exp(log_q + np.minimum(pair.loss(x), 700 - log_q))
+        return float(upper.sum()), float(np.exp(log_q).sum())
+
+    def _below(self, pair: SampledGaussian, x: np.ndarray) -> np.ndarray:
         width = _WIDTH * pair.noise_multiplier
-        return special.log_ndtr((self.top(pair) - x) / width + _LEAD)
+        return (self.top(pair) - x) / width + _LEAD
 
     def log_share(self, pair: SampledGaussian, x: np.ndarray) -> np.ndarray:
         """Return the logarithm of the part's share of outputs `x`."""
@@ -83,11 +104,11 @@ class Region(NamedTuple):
 
 def outputs(pair: SampledGaussian, region: Region) -> tuple[float, float]:
     """Return the ends beyond which outputs have no weight that matters."""
-    s, q = pair.noise_multiplier, pair.sampling_prob
+    s = pair.noise_multiplier
     if region.bounded(pair):
         reach = s * math.sqrt(2 * (40.0 - min(0.0, region.log_tail)))
         return -reach, reach + 1
-    high = region.top(pair) + (_LEAD + 9) * _WIDTH * s
+    high = region.end(pair) + (_LEAD + 9) * _WIDTH * s
     return (-high if pair.replace_one else -12 * s), high
 
 
@@ -133,8 +154,11 @@ def _scan(
 ) -> tuple[np.ndarray, float]:
     """Return outputs over which the integrand extends, and its largest logarithm."""
     x = np.linspace(*ends, _SCAN)
-    log_terms = log_density(pair, x) + _log_size(real, pair.loss(x))
-    log_terms += region.log_kept(pair, x)
+    losses, log_kept = pair.loss(x), region.log_kept(pair, x)
+    # Of e^(w L) - 1 - w (e^L - 1), only the first term is left out.
+    linear = np.where(log_kept < -1e-17, _log_linear(real, losses), -np.inf)
+    log_terms = np.maximum(_log_size(real, losses) + log_kept, linear)
+    log_terms += log_density(pair, x)
     peak = float(log_terms.max())
     kept = np.flatnonzero(log_terms > peak - _DIGITS)
     return x[max(kept[0] - 1, 0) : kept[-1] + 2], peak
@@ -169,8 +193,13 @@ def _log_size(w: complex, loss: np.ndarray) -> np.ndarray:
     power = w * loss
     with np.errstate(divide="ignore"):
         square = np.log(0.5 * abs(w * (w - 1)) * np.abs(loss) ** 2)
-        linear = np.logaddexp(0.0, math.log(abs(w)) + loss.real)
-    return np.where(np.abs(power) < 1, square, np.maximum(power.real, linear))
+    large = np.maximum(power.real, _log_linear(w, loss))
+    return np.where(np.abs(power) < 1, square, large)
+
+
+def _log_linear(w: complex, loss: np.ndarray) -> np.ndarray:
+    """Return about log |1 + w (e^L - 1)|, from above."""
+    return np.logaddexp(0.0, math.log(abs(w)) + loss.real)
 
 
 def _complex_loss(pair: SampledGaussian, x: np.ndarray) -> np.ndarray:
