@@ -43,48 +43,36 @@ class _Whole(flags.ArgumentParser):
         return int(number)
 
 
+_NUMBERS = {
+    "noise_multiplier": "Noise standard deviation in clip norms.",
+    "sampling_prob": "Probability that an example enters a step.",
+    "batch_size": "Expected batch size, with --num_examples.",
+    "num_epochs": "Epochs of the run, instead of --num_steps.",
+    "delta": "The delta of the guarantee.",
+    "epsilon": "The epsilon aimed at, or at which delta is asked for.",
+}
+_WHOLE_NUMBERS = {
+    "num_examples": "Examples of the data set, with --batch_size.",
+    "num_steps": "Steps of the run.",
+}
+
+
 def define(flag_values: flags.FlagValues) -> None:
     """Define the flags; none that decides about privacy has a default."""
-
-    def number(name: str, text: str) -> None:
-        flags.DEFINE_float(name, None, text, flag_values=flag_values)
-
-    def whole(name: str, text: str) -> None:
-        serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
+    own: dict[str, Any] = {"flag_values": flag_values}
+    for name, text in _NUMBERS.items():
+        flags.DEFINE_float(name, None, text, **own)
+    serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
+    for name, text in _WHOLE_NUMBERS.items():
         flags.DEFINE(_Whole(), name, None, text, flag_values, serializer)
-
-    number("noise_multiplier", "Noise standard deviation in clip norms.")
-    number("sampling_prob", "Probability that an example enters a step.")
-    whole("num_examples", "Examples of the data set, with --batch_size.")
-    number("batch_size", "Expected batch size, with --num_examples.")
-    whole("num_steps", "Steps of the run.")
-    number("num_epochs", "Epochs of the run, instead of --num_steps.")
-    number("delta", "The delta of the guarantee.")
-    number("epsilon", "The epsilon aimed at, or at which delta is asked for.")
-    flags.DEFINE_enum(
-        "accountant",
-        "exact",
-        list(accountants.NAMES),
-        "Who computes.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_multi_integer(
-        "group_size",
-        [],
-        "Also give the guarantee for so many examples of one person.",
-        lower_bound=2,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer(
-        "points",
-        20,
-        "Points of a curve.",
-        lower_bound=2,
-        upper_bound=10_000,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_boolean("json", False, "Print JSON.", flag_values=flag_values)
-    flags.DEFINE_string("plot", None, "Write a picture here.", flag_values=flag_values)
+    names = list(accountants.NAMES)
+    flags.DEFINE_enum("accountant", "exact", names, "Who computes.", **own)
+    text = "Also give the guarantee for so many examples of one person."
+    flags.DEFINE_multi_integer("group_size", [], text, lower_bound=2, **own)
+    limits: dict[str, Any] = {"lower_bound": 2, "upper_bound": 10_000}
+    flags.DEFINE_integer("points", 20, "Points of a curve.", **limits, **own)
+    flags.DEFINE_boolean("json", False, "Print JSON.", **own)
+    flags.DEFINE_string("plot", None, "Write a picture here.", **own)
 
 
 def read(command: str, flag_values: flags.FlagValues) -> Settings:
