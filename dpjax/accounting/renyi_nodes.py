@@ -120,17 +120,7 @@ def windows(
     Windows of one law are ordered and do not overlap; they may be empty.
     """
     far = laws.far()
-    reach = _REACH * laws.noise
-    spread = _SPREAD * laws.noise**2
-    near, beyond = (
-        np.minimum(spread, abs(far)),
-        np.maximum(far - spread, np.minimum(far, 0)),
-    )
-    low = np.stack([-1 - reach, -reach, 1 - reach, beyond - reach], axis=1)
-    high = np.stack([-1 + reach, near + reach, 1 + reach, far + reach], axis=1)
-    places = np.argsort(low, axis=1)
-    low = np.take_along_axis(low, places, axis=1)
-    low, high = _apart(low, np.take_along_axis(high, places, axis=1))
+    low, high = _candidates(laws.noise, far)
     # The integrands' widths are at least s, but for some that have a single maximum.
     coarse = 2 * laws.noise
     owner, x = lattice(low, high, coarse)
@@ -145,6 +135,19 @@ def windows(
     np.maximum.at(most, window, x)
     low, high = _apart(least - coarse[:, None], most + coarse[:, None])
     return low, high, laws.steps(far)
+
+
+def _candidates(noise: np.ndarray, far: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return windows around all places where an integrand may have a maximum."""
+    reach = _REACH * noise
+    spread = _SPREAD * noise**2
+    near = np.minimum(spread, abs(far))
+    beyond = np.maximum(far - spread, np.minimum(far, 0))
+    low = np.stack([-1 - reach, -reach, 1 - reach, beyond - reach], axis=1)
+    high = np.stack([-1 + reach, near + reach, 1 + reach, far + reach], axis=1)
+    places = np.argsort(low, axis=1)
+    low = np.take_along_axis(low, places, axis=1)
+    return _apart(low, np.take_along_axis(high, places, axis=1))
 
 
 def _apart(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
