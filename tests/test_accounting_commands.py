@@ -102,6 +102,16 @@ def test_a_group_has_a_number_where_only_conversion_gives_one():
     }
 
 
+def test_the_statement_has_the_numbers_of_tf_privacys():
+    # compute_dp_sgd_privacy_statement(10_000, 64, 5, 2, 1e-6) with microbatches, which
+    # double the sensitivity: 12.595 once an epoch, 1.199 with Poisson sampling.
+    answer = commands.epsilon(
+        settings(delta=1e-6, sampling_prob=0.0064, num_steps=782, batch_size=64.0)
+    )
+    assert answer.data["unamplified"]["epsilon"] == pytest.approx(12.595, abs=5e-4)
+    assert answer.data["epsilon"] == pytest.approx(1.199, abs=5e-4)
+
+
 def test_a_delta_that_allows_to_publish_an_example_is_warned_of():
     text = "\n".join(commands.epsilon(settings(delta=1e-4)).lines)
     assert "Warning: delta is not below 1 / 10,000" in text
