@@ -11,6 +11,7 @@ from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Parts, Relation
 from dpjax.accounting.grid import Grid
 from dpjax.accounting.inversion import invert
+from dpjax.accounting.privacy_loss import SampledGaussian
 
 
 def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
@@ -71,10 +72,23 @@ def _upper(parts: Parts, delta: float, relation: Relation) -> float:
     """Return the larger bound of both directions."""
     pairs = [pld.pair(part, relation) for part, _ in parts]
     counts = [count for _, count in parts]
-    grid = Grid.choose(pairs, counts, delta)
-    both = [dominating_laws(pair, grid.interval, grid.tail) for pair in pairs]
-    totals = [
-        bound.compose([laws[side] for laws in both], counts, view, grid.interval)
-        for side, view in enumerate(grid.windows(counts, delta))
-    ]
-    return max(bound.epsilon(total, delta) for total in totals)
+    removed = _one_side(pairs, counts, delta, 0)
+    if all(pair.symmetric for pair in pairs):
+        return removed
+    # Adding, the largest loss of a step is -log(1 - q).
+    rates = [pair.sampling_prob for pair in pairs]
+    if max(rates) < 1:
+        most = -float(np.dot(counts, np.log1p(-np.array(rates)))) * (1 + 1e-12)
+        if most <= removed:
+            return removed
+    return max(removed, _one_side(pairs, counts, delta, 1))
+
+
+def _one_side(
+    pairs: Sequence[SampledGaussian], counts: Sequence[int], delta: float, side: int
+) -> float:
+    """Return the bound when one is removed (0) or added (1)."""
+    grid = Grid.choose(pairs, counts, delta, side)
+    view = grid.windows(counts, delta)[side]
+    laws = [dominating_laws(pair, grid.interval, grid.tail)[side] for pair in pairs]
+    return bound.epsilon(bound.compose(laws, counts, view, grid.interval), delta)

@@ -58,10 +58,7 @@ class Line(NamedTuple):
         """Return the logarithms of the integrand at epsilon = 0: (repeats, nodes)."""
         total = repeats[:, None] * self.log_rest
         if self.gain is not None:
-            gain = repeats[:, None] * self.gain
-            large = gain.real > 30
-            excess = np.expm1(np.where(large, 1.0, gain))
-            total += np.where(large, gain, np.log(excess + 1e-300))
+            total += _log_expm1(repeats[:, None] * self.gain)
         return total - np.log(self.z) - np.log1p(self.z)
 
     def above(

@@ -137,13 +137,25 @@ def _sum_of_exponentials(
     matters = log_weights + w[0].real * losses > peak - 200.0
     losses, log_weights = losses[matters], log_weights[matters]
     real = np.exp(log_weights + w[0].real * losses - peak)
-    # The arguments are equidistant: with n = 64 b + k, e^(i n h L) = e^(i 64 b h L)
-    # e^(i k h L), so that a product of two matrices makes up for most exponentials.
+    # The arguments are equidistant: with n = b j + k, e^(i n h L) is e^(i b j h L) times
+    # e^(i k h L), so that two thin tables and their product make up for a thick one.
     block = 2 ** (math.ceil(math.log2(w.size)) // 2)
-    firsts, inner = w.imag[::block], w.imag[:block] - w.imag[0]
-    left = np.exp(1j * inner[:, None] * losses)
-    right = np.exp(1j * losses[:, None] * firsts) * real[:, None]
-    return (left @ right).T.reshape(-1)[: w.size]
+    step = w.imag[1] - w.imag[0] if w.size > 1 else 0.0
+    left = _powers(np.exp(1j * step * losses), block)
+    right = _powers(np.exp(1j * (block * step) * losses), math.ceil(w.size / block))
+    right *= real * np.exp(1j * w.imag[0] * losses)
+    return (right @ left.T).reshape(-1)[: w.size]
+
+
+def _powers(base: np.ndarray, count: int) -> np.ndarray:
+    """Return base^0, ..., base^(count - 1), by doubling: (count, n)."""
+    table = np.ones((count, base.size), dtype=complex)
+    done = 1
+    while done < count:
+        more = min(done, count - done)
+        np.multiply(table[:more], base, out=table[done : done + more])
+        base, done = base * base, done + more
+    return table
 
 
 def _log1p(excess: np.ndarray) -> np.ndarray:

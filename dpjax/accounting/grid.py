@@ -46,11 +46,21 @@ class Grid:
         pairs: Sequence[privacy_loss.OutputLaws],
         counts: Sequence[int],
         delta: float,
+        side: int | None = None,
     ) -> "Grid":
-        """Return the coarsest grid that is fine enough for `pairs`, `counts` times."""
+        """Return the coarsest grid that is fine enough for `pairs`, `counts` times.
+
+        Args:
+          pairs: output laws of the releases.
+          counts: how often each is composed, at least once.
+          delta: in (0, 1).
+          side: 0 or 1 for one that only fits losses when one is removed, or added.
+        """
         tail = max(_TAIL * delta / sum(counts), 1e-300)
-        grid = cls(tuple(pairs), tail, _interval(pairs, counts, tail))
+        grid = cls(tuple(pairs), tail, _interval(pairs, counts, tail, side or 0))
         windows = grid.windows(counts, delta)
+        if side is not None:
+            windows = windows[side : side + 1]
         span = max(view.high - view.low for view in windows) / _TOTAL_POINTS
         return dataclasses.replace(grid, interval=max(grid.interval, span))
 
@@ -102,7 +112,10 @@ class Grid:
 
 
 def _interval(
-    pairs: Sequence[privacy_loss.OutputLaws], counts: Sequence[int], tail: float
+    pairs: Sequence[privacy_loss.OutputLaws],
+    counts: Sequence[int],
+    tail: float,
+    side: int,
 ) -> float:
     """Return the interval that the laws ask for, in nats.
 
@@ -112,7 +125,7 @@ def _interval(
     """
     variance = size = width = 0.0
     for pair, count in zip(pairs, counts, strict=True):
-        losses, log_weights = pair.nodes(tail)[0]
+        losses, log_weights = pair.nodes(tail)[side]
         weights = np.exp(log_weights)
         size += count * float(weights @ np.abs(losses))
         variance += count * float(weights @ (losses - weights @ losses) ** 2)

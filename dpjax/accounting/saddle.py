@@ -230,8 +230,9 @@ def bounds(side: Side, repeats: np.ndarray, delta: float) -> np.ndarray:
     log_delta = math.log(delta)
     most = float(side.counts.sum() * repeats.max())
     table = wide(side, log_delta - math.log(most), repeats.min(), repeats.max())
+    heights = repeats[:, None] * table.moments[1:] + (table.payoffs[1:] - log_delta)
     # The rough quadrature is good to better than this.
-    return np.array([1.001 * table.bound(n, log_delta) for n in repeats])
+    return 1.001 * (heights / table.tilts[1:]).min(axis=1)
 
 
 def wide(side: Side, log_tail: float, fewest: float = 1.0, most: float = 1.0) -> Table:
@@ -258,14 +259,23 @@ def find_floor(
     """
     sampled = [pair for pair in side.pairs if pair.sampling_prob < 1]
     tilts = np.append(0.0, np.geomspace(0.3, 3e6, 60) / epsilon)
-    for share in _FLOORS:
+
+    def rest(share: float) -> tuple[Region, Table]:
         floored = region._replace(floor=float(share * epsilon))
         log_rest = [
             floored.log_rest(pair, x) for pair, x in zip(sampled, rules.x, strict=True)
         ]
-        rest = rules._replace(log_weights=rules.log_weights + np.array(log_rest))
-        table = Table(tilts, rest.moments(tilts))
-        bounds = repeats * table.moments - epsilon * tilts
-        if bounds.min() < least:
-            return floored, table
-    raise WeakContourError
+        below = rules._replace(log_weights=rules.log_weights + np.array(log_rest))
+        return floored, Table(tilts, below.moments(tilts))
+
+    low, high, found = 0, len(_FLOORS) - 1, None
+    while low <= high:
+        middle = (low + high) // 2
+        floored, table = rest(_FLOORS[middle])
+        if (repeats * table.moments - epsilon * tilts).min() < least:
+            found, high = (floored, table), middle - 1
+        else:
+            low = middle + 1
+    if found is None:
+        raise WeakContourError
+    return found
