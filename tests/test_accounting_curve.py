@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from dpjax.accounting import epsilon_curve, pld_epsilon, rdp_epsilon
+from dpjax.accounting import epsilon_curve, exact_epsilon, pld_epsilon, rdp_epsilon
 
 STEP = {"noise_multiplier": 1.0, "sampling_prob": 0.02, "delta": 1e-5}
-EPSILON_OF = {"pld": pld_epsilon, "rdp": rdp_epsilon}
+EPSILON_OF = {"exact": exact_epsilon, "pld": pld_epsilon, "rdp": rdp_epsilon}
 
 
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 @pytest.mark.parametrize("rate", [0.02, 1.0])
 def test_curve_agrees_with_single_numbers(accountant, rate):
     step = STEP | {"sampling_prob": rate}
@@ -23,13 +23,13 @@ def test_curve_agrees_with_single_numbers(accountant, rate):
     assert curve[0] == 0
 
 
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 def test_curve_never_decreases(accountant):
     curve = epsilon_curve(steps=range(40), accountant=accountant, **STEP)
     assert (np.diff(curve) >= 0).all()
 
 
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 def test_ends_of_the_curve_are_defined(accountant):
     without_noise = STEP | {"noise_multiplier": 0.0}
     curve = epsilon_curve(steps=[0, 1], accountant=accountant, **without_noise)
@@ -46,7 +46,7 @@ def test_ends_of_the_curve_are_defined(accountant):
         ({"steps": [1.5]}, TypeError, "steps=1.5"),
         ({"delta": 0.0}, ValueError, "delta=0.0"),
         ({"sampling_prob": 2.0}, ValueError, "sampling_prob=2.0"),
-        ({"accountant": "exact"}, ValueError, "'pld', 'rdp', got accountant='exact'"),
+        ({"accountant": "gdp"}, ValueError, "'certified', got accountant='gdp'"),
     ],
 )
 def test_a_setting_out_of_range_is_named(wrong, error, message):

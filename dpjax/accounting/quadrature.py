@@ -108,7 +108,7 @@ def outputs(pair: SampledGaussian, region: Region) -> tuple[float, float]:
     if region.bounded(pair):
         reach = s * math.sqrt(2 * (40.0 - min(0.0, region.log_tail)))
         return -reach, reach + 1
-    high = region.end(pair) + (_LEAD + 9) * _WIDTH * s
+    high = region.end(pair) + (_LEAD + 14) * _WIDTH * s
     return (-high if pair.replace_one else -12 * s), high
 
 

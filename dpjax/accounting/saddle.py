@@ -131,7 +131,7 @@ def start(rules: Rough, repeats: float, log_delta: float) -> tuple[float, float]
         value = moment - tilt * epsilon - math.log(tilt) - math.log1p(tilt)
         return value - 0.5 * math.log(2 * math.pi * curvature) - log_delta, epsilon
 
-    spread = repeats * rules.cumulants(0.0)[2]
+    spread = repeats * _spread(rules)
     low = high = 0.5 * math.log((1e-3 - 2 * log_delta) / spread)
     while approximate(low)[0] < 0 and low > -300:
         low -= 1.0
@@ -143,6 +143,14 @@ def start(rules: Rough, repeats: float, log_delta: float) -> tuple[float, float]
     if low < high:
         root = optimize.brentq(lambda u: approximate(u)[0], low, high, xtol=1e-6)
     return math.exp(root), approximate(root)[1]
+
+
+def _spread(rules: Rough) -> float:
+    """Return the variance of the losses of one step."""
+    spread = rules.cumulants(0.0)[2]
+    if not spread > 0:
+        raise WeakContourError
+    return spread
 
 
 class Table(NamedTuple):
@@ -238,7 +246,7 @@ def bounds(side: Side, repeats: np.ndarray, delta: float) -> np.ndarray:
 def wide(side: Side, log_tail: float, fewest: float = 1.0, most: float = 1.0) -> Table:
     """Return a table for any tilt that numbers of steps in this range may ask for."""
     rules = rough(side, Region(log_tail - DIGITS, side.added))
-    spread = rules.cumulants(0.0)[2]
+    spread = _spread(rules)
     low, high = 1e-3 / math.sqrt(most * spread), 400 / math.sqrt(fewest * spread)
     tilts = np.geomspace(low, high, 40 + 6 * math.ceil(math.log(high / low)))
     return Table(np.append(0.0, tilts), np.append(0.0, rules.moments(tilts)))
