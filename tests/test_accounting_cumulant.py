@@ -13,7 +13,7 @@ ADDED = Region(-200.0, True)
 
 
 def log_moment_by_definition(pair, w):
-    """log E_Q (P/Q)^w, by quadrature with 40 digits."""
+    """Log E_Q (P/Q)^w, by quadrature with 40 digits."""
     with mpmath.workdps(40):
         s, q = mpmath.mpf(pair.noise_multiplier), mpmath.mpf(pair.sampling_prob)
 
@@ -71,7 +71,8 @@ def test_rest_and_gain_make_up_the_whole():
     whole = cumulant.moments(pair, 3.0, heights, REGION).log_rest
     parts = cumulant.moments(pair, 3.0, heights, REGION._replace(floor=0.3))
     np.testing.assert_allclose(parts.log_rest + parts.gain, whole, rtol=1e-11)
-    assert (parts.gain.real[0] > 0) and (parts.log_rest.real[0] < whole.real[0])
+    assert parts.gain.real[0] > 0
+    assert parts.log_rest.real[0] < whole.real[0]
 
 
 def test_a_moment_beyond_all_floats_has_its_logarithm():

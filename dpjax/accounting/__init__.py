@@ -26,9 +26,9 @@ from dpjax.accounting.ledger_records import LedgerError
 
 __all__ = [
     "AccountingError",
-    "Delta",
     "Budget",
     "BudgetExceeded",
+    "Delta",
     "Epsilon",
     "LedgerError",
     "PrivacyLedger",

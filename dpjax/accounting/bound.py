@@ -5,11 +5,11 @@ H_g(P, Q) the integral of (P - g Q)_+, for finite measures P and Q,
 
     H_g(P1 x P2, Q1 x Q2) = int H_{g q2/p2}(P1, Q1) dP2
 
-grows if (P1, Q1) is replaced by a pair whose H is larger at every argument, and so on for
-the other factors. What is left is to compose laws on a grid, with these bounds.
+grows if (P1, Q1) is replaced by a pair whose H is larger at every argument, and so on
+for the other factors. What is left is to compose laws on a grid, with these bounds.
 
-1. Laws are tilted by e^(t loss) and divided by their sums. Rounding changes each mass of
-   the result a by a factor within e^(+-r), and a composition of n by one in e^(+-n r).
+1. Laws are tilted by e^(t loss) and divided by their sums. Rounding changes each mass
+   of the result a by a factor in e^(+-r), and a composition of n by one in e^(+-n r).
 2. Convolutions are cyclic: what lies outside of the window is added to what is inside,
    where nothing falls. Losses above the window are bounded by Chernoff, besides.
 3. A fast Fourier transform of N numbers has an error of at most rho = 8 ulp log2 N,
@@ -17,8 +17,9 @@ the other factors. What is left is to compose laws on a grid, with these bounds.
    spectrum of a is off by rho sqrt(N) |a|, its n-th power by n times that, times the
    growth (1 + rho sqrt(N) |a|)^n, and by what computing the power adds, relatively
    4 ulp (100 + 4 n); the result by all of this over sqrt(N), and by rho of its own.
-4. With w the weights that undo the tilt, c the true masses, y the computed ones and E the
-   bound of 3 on |c - y|, delta = sum of w c <= sum of w y + |w| E, by Cauchy and Schwarz.
+4. With w the weights that undo the tilt, c the true masses, y the computed ones and E
+   the bound of 3 on |c - y|, delta, the sum of w c, is at most the sum of w y plus
+   |w| E, by Cauchy and Schwarz.
 
 References:
   Higham (2002), Accuracy and stability of numerical algorithms, second edition.

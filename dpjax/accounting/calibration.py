@@ -1,25 +1,11 @@
 """Settings that spend a given epsilon: as much as possible, and never more."""
 
-import math
 from collections.abc import Callable
 
 import dp_accounting
 
 from dpjax import _check
-from dpjax.accounting import accountants, events
-from dpjax.accounting.epsilon import AccountingError
-
-_LEAST_NOISE = 2.0**-10
-_MOST_NOISE = 2.0**40
-_MOST_STEPS = 2**33
-_LEAST_RATE = 2.0**-50
-
-_PRECISIONS = {"exact": 1e-9}
-_PRECISION = 1e-5
-"""How close settings come, relatively, by accountant."""
-
-_Point = tuple[float, float]
-"""A setting, and the logarithm of its epsilon over the target."""
+from dpjax.accounting import accountants, events, target_search
 
 
 def calibrate_event(
@@ -66,10 +52,12 @@ def calibrate_event(
         spent = accountants.event_epsilon(
             event, delta, accountant=accountant, relation=relation
         )
-        return _log_ratio(spent, target)
+        return target_search.log_ratio(spent, target)
 
-    within, beyond = _bracket_noise(gap, target)
-    return _close_in(gap, within, beyond, _nearer(accountant, -1))
+    within, beyond = target_search.bracket_noise(gap, target)
+    return target_search.close_in(
+        gap, within, beyond, target_search.nearer(accountant, -1)
+    )
 
 
 def calibrate_noise_multiplier(
@@ -152,10 +140,10 @@ def calibrate_num_steps(
     def gap(steps: float) -> float:
         event = accountants.dpsgd_event(noise_multiplier, sampling_prob, int(steps))
         spent = accountants.event_epsilon(event, delta, accountant=accountant)
-        return _log_ratio(spent, target)
+        return target_search.log_ratio(spent, target)
 
-    within, beyond = _bracket_steps(gap, target)
-    return int(_close_in(gap, within, beyond, _between_steps))
+    within, beyond = target_search.bracket_steps(gap, target)
+    return int(target_search.close_in(gap, within, beyond, target_search.between_steps))
 
 
 def calibrate_sampling_prob(
@@ -204,146 +192,19 @@ def calibrate_sampling_prob(
     def gap(rate: float) -> float:
         event = accountants.dpsgd_event(noise_multiplier, rate, num_steps)
         spent = accountants.event_epsilon(event, delta, accountant=accountant)
-        return _log_ratio(spent, target)
+        return target_search.log_ratio(spent, target)
 
     if num_examples is not None:
         size = _check.integer("num_examples", num_examples, minimum=1)
-        return _largest_batch(lambda batch: gap(batch / size), size, target) / size
+        return (
+            target_search.largest_batch(lambda batch: gap(batch / size), size, target)
+            / size
+        )
     largest = (1.0, gap(1.0))
     if largest[1] <= 0:
         return 1.0
-    within = _bracket_rate(gap, largest, target)
+    within = target_search.bracket_rate(gap, largest, target)
     beyond = (min(1.0, 8 * within[0]), gap(min(1.0, 8 * within[0])))
-    return _close_in(gap, within, beyond, _nearer(accountant, 1))
-
-
-def _largest_batch(gap: Callable[[float], float], size: int, target: float) -> float:
-    """Return the largest batch of whole examples within the target."""
-    within, beyond = (1.0, gap(1.0)), (float(size), gap(float(size)))
-    if beyond[1] <= 0:
-        return float(size)
-    if within[1] > 0:
-        raise _impossible("least", within, "a batch of one example", target)
-    return _close_in(gap, within, beyond, _between_steps)
-
-
-def _bracket_rate(
-    gap: Callable[[float], float], beyond: _Point, target: float
-) -> _Point:
-    """Return the largest power of 1/8 within the target."""
-    here = beyond
-    while here[1] > 0:
-        rate = here[0] / 8
-        if rate < _LEAST_RATE:
-            raise _impossible("least", here, f"sampling probability {here[0]}", target)
-        here = (rate, gap(rate))
-    return here
-
-
-def _log_ratio(spent: float, target: float) -> float:
-    """Return log(spent / target): at most 0 exactly where the target is kept."""
-    if spent <= target:
-        return min(0.0, math.log(spent / target)) if spent > 0 else -math.inf
-    return max(math.log(spent / target), math.ulp(0.0))
-
-
-def _bracket_noise(
-    gap: Callable[[float], float], target: float
-) -> tuple[_Point, _Point]:
-    """Return the nearest powers of 4 (or the ends) within and beyond the target."""
-    noise, growth = 1.0, 4.0
-    here = (noise, gap(noise))
-    inside = here[1] <= 0
-    while True:
-        noise = here[0] / growth if inside else here[0] * growth
-        if not _LEAST_NOISE <= noise <= _MOST_NOISE:
-            break
-        there = (noise, gap(noise))
-        if (there[1] <= 0) != inside:
-            return (here, there) if inside else (there, here)
-        here = there
-    raise _impossible(
-        "most" if inside else "least", here, f"noise multiplier {here[0]}", target
+    return target_search.close_in(
+        gap, within, beyond, target_search.nearer(accountant, 1)
     )
-
-
-def _bracket_steps(
-    gap: Callable[[float], float], target: float
-) -> tuple[_Point, _Point]:
-    """Return numbers of steps within and beyond the target."""
-    here = (1.0, gap(1.0))
-    if here[1] > 0:
-        raise _impossible("least", here, "one step", target)
-    while here[0] < _MOST_STEPS:
-        steps = min(8 * here[0], _MOST_STEPS)
-        there = (steps, gap(steps))
-        if there[1] > 0:
-            return here, there
-        here = there
-    raise _impossible("most", here, "2^33 steps", target)
-
-
-def _impossible(
-    end: str, nearest: _Point, setting: str, target: float
-) -> AccountingError:
-    epsilon = target * math.exp(nearest[1])
-    return AccountingError(
-        f"Expected a target of at {end} {epsilon:.6g}, which {setting} costs, got "
-        f"target_epsilon={target!r}."
-    )
-
-
-def _close_in(
-    gap: Callable[[float], float],
-    within: _Point,
-    beyond: _Point,
-    between: Callable[[float, float, float], float | None],
-) -> float:
-    """Return the setting within the target that is next to one beyond it.
-
-    False position on log epsilon over log setting, which is nearly a straight line. The
-    end that stays while the other moves twice counts half (the Illinois rule).
-    """
-    settings = {True: within[0], False: beyond[0]}
-    gaps = {True: within[1], False: beyond[1]}
-    last = None
-    while True:
-        fall = gaps[True] - gaps[False]
-        share = gaps[True] / fall if math.isfinite(fall) else 0.5
-        guess = settings[True] * (settings[False] / settings[True]) ** share
-        setting = between(guess, settings[True], settings[False])
-        if setting is None:
-            return settings[True]
-        value = gap(setting)
-        side = value <= 0
-        if side == last:
-            gaps[not side] /= 2
-        settings[side], gaps[side], last = setting, value, side
-
-
-def _nearer(
-    accountant: str, side: int
-) -> Callable[[float, float, float], float | None]:
-    """Return the rule that keeps a guess clear of both ends, until they are close.
-
-    Args:
-      accountant: whose precision counts.
-      side: 1 if larger settings cost more, -1 if they cost less.
-    """
-    precision = _PRECISIONS.get(accountant, _PRECISION)
-    margin = (1 + precision / 2) ** side
-
-    def between(guess: float, within: float, beyond: float) -> float | None:
-        if abs(math.log(within / beyond)) <= precision:
-            return None
-        low, high = sorted((within * margin, beyond / margin))
-        return min(max(guess, low), high)
-
-    return between
-
-
-def _between_steps(guess: float, within: float, beyond: float) -> float | None:
-    """Return `guess` as a whole number between the ends, or None if there is none."""
-    if beyond - within <= 1:
-        return None
-    return min(max(float(round(guess)), within + 1), beyond - 1)

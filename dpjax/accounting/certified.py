@@ -1,4 +1,4 @@
-"""The certified accountant: an upper bound on epsilon with a proof, rounding included."""
+"""The certified accountant: an upper bound with a proof, rounding included."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ from dpjax.accounting.privacy_loss import SampledGaussian
 def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return a proven upper bound on the epsilon of `parts` at `delta`.
 
-    Plain Gaussian releases, and a single sampled one, have a closed form, whose number
-    is rounded up by more than its error. The others are composed on a grid, of laws that
-    dominate the true ones (`dominating`), with a bound on all that composing leaves out
-    or rounds (`bound`, which has the proof).
+    Plain Gaussian releases, and a single sampled one, have a closed form whose number
+    is rounded up by more than its error. The others are composed on a grid, of laws
+    that dominate the true ones (`dominating`), with a bound on all that composing
+    leaves out or rounds (`bound`, which has the proof).
 
     Args:
       parts: Gaussian releases, plain or Poisson sampled.
@@ -42,7 +42,7 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
         _check.fail(what, "event", [part for part, _ in parts], AccountingError)
     truth = exact.epsilon(parts, delta, relation)
     single = sum(count for _, count in parts) == 1
-    if truth == 0 or single or not pld.is_sampled(parts):
+    if not truth > 0 or single or not pld.is_sampled(parts):
         return Epsilon(truth, error=truth.error, method="certified")
     if not pld.fits_a_grid(parts):
         what = "noise multipliers of at least 1/16, or another accountant"

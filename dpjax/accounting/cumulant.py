@@ -16,7 +16,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from dpjax.accounting import quadrature
 from dpjax.accounting.privacy_loss import SampledGaussian
@@ -64,8 +63,8 @@ def moments(
     none = np.zeros_like(w)
     if pair.sampling_prob == 1:
         shift = (2 if pair.replace_one else 1) / pair.noise_multiplier
-        values = 0.5 * shift**2 * w * (w - 1)
-        return Moments(values, none, 2.0**-52 * float(np.abs(values).max()))
+        quadratic = 0.5 * shift**2 * w * (w - 1)
+        return Moments(quadratic, none, 2.0**-52 * float(np.abs(quadratic).max()))
     highest = float(np.abs(imaginary).max())
     x, step = quadrature.nodes(pair, real, highest, region)
     log_weights = quadrature.log_density(pair, x) + math.log(step)
@@ -137,8 +136,8 @@ def _sum_of_exponentials(
     matters = log_weights + w[0].real * losses > peak - 200.0
     losses, log_weights = losses[matters], log_weights[matters]
     real = np.exp(log_weights + w[0].real * losses - peak)
-    # The arguments are equidistant: with n = b j + k, e^(i n h L) is e^(i b j h L) times
-    # e^(i k h L), so that two thin tables and their product make up for a thick one.
+    # The arguments are equidistant: with n = b j + k, e^(i n h L) is e^(i b j h L)
+    # times e^(i k h L): the product of two thin tables makes up for a thick one.
     block = 2 ** (math.ceil(math.log2(w.size)) // 2)
     step = w.imag[1] - w.imag[0] if w.size > 1 else 0.0
     left = _powers(np.exp(1j * step * losses), block)

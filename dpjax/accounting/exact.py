@@ -1,8 +1,8 @@
 """The exact accountant: the true epsilon of Gaussian releases, with an error bar.
 
-The transform of the privacy loss is inverted along a contour; a single step has a closed
-form; where the contour is weak, the accountant of privacy loss distributions answers,
-and `.method` says so.
+The transform of the privacy loss is inverted along a contour; a single step has a
+closed form; where the contour is weak, the accountant of privacy loss distributions
+answers, and `.method` says so.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpjax.accounting import contour, one_step, pld, saddle, step_curve
+from dpjax.accounting import contour, ladder, one_step, pld, step_curve
 from dpjax.accounting.epsilon import Delta, Epsilon
 from dpjax.accounting.events import Parts, Relation
 from dpjax.accounting.quadrature import TooManyNodesError
@@ -22,13 +22,13 @@ _WEAK = (WeakContourError, TooManyNodesError)
 def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return the epsilon of `parts` at `delta`: not below the truth, and next to it.
 
-    | parts                         | how                      | `.method` | `.error`   |
-    | ----------------------------- | ------------------------ | --------- | ---------- |
-    | plain Gaussian releases       | closed form              | "exact"   | rounding   |
-    | one sampled Gaussian release  | closed form              | "exact"   | rounding   |
-    | Gaussian, some sampled        | contour                  | "exact"   | estimated  |
-    | the same, contour weak        | `pld.epsilon`            | "pld"...  | as there   |
-    | others                        | `pld.epsilon`            | "pld"     | unknown    |
+    | parts                        | how             | `.method` | `.error`   |
+    | ---------------------------- | --------------- | --------- | ---------- |
+    | plain Gaussian releases      | closed form     | "exact"   | rounding   |
+    | one sampled Gaussian release | closed form     | "exact"   | rounding   |
+    | Gaussian, some sampled       | contour         | "exact"   | estimated  |
+    | the same, contour weak       | `pld.epsilon`   | as there  | as there   |
+    | others                       | `pld.epsilon`   | "pld"     | as there   |
 
     Args:
       parts: what was released, from `events.take_apart`.
@@ -125,7 +125,7 @@ def _worse(both: Sequence[Side], delta: float) -> tuple[float, float]:
     once = np.ones(1)
     value, slack = -math.inf, 0.0
     for side in both:
-        if value > 0 and saddle.bounds(side, once, delta)[0] <= value:
+        if value > 0 and ladder.bounds(side, once, delta)[0] <= value:
             continue
         answers = contour.solve(side, once, delta)
         if answers.values[0] > value:
@@ -137,6 +137,6 @@ def _worse_delta(both: Sequence[Side], epsilon: float) -> tuple[float, float]:
     """Return the larger log delta of all sides, and its error."""
     value, slack = contour.log_delta(both[0], epsilon)
     for side in both[1:]:
-        if saddle.wide(side, value).delta_bound(epsilon)[0] > value - 1e-3:
+        if ladder.wide(side, value).delta_bound(epsilon)[0] > value - 1e-3:
             value, slack = max((value, slack), contour.log_delta(side, epsilon))
     return value, slack

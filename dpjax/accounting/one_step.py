@@ -39,7 +39,7 @@ def log_delta(pair: SampledGaussian, epsilon: float, *, added: bool) -> float:
 
 
 def epsilon(pair: SampledGaussian, delta: float) -> tuple[float, float]:
-    """Return the least epsilon >= 0 with that delta in both directions, and its error."""
+    """Return the least epsilon >= 0 with at most that delta, and its error."""
     directions = (False,) if pair.symmetric else (False, True)
     value = max(_solve(pair, math.log(delta), added) for added in directions)
     shifted = math.log(delta) - ROUNDING

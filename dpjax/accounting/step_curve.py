@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import interpolate
 
-from dpjax.accounting import contour, saddle
+from dpjax.accounting import contour, ladder
 from dpjax.accounting.quadrature import TooManyNodesError
 from dpjax.accounting.saddle import Side, WeakContourError
 
@@ -44,7 +44,7 @@ def upper(
     distance = float(side.counts @ np.array([pair.distance for pair in side.pairs]))
     left = distance * steps > delta
     if known.any():
-        left &= saddle.bounds(side, steps, delta) > values
+        left &= ladder.bounds(side, steps, delta) > values
     guess = None
     while left.any():
         rows = np.flatnonzero(left)
