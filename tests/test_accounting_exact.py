@@ -156,6 +156,7 @@ def test_segments_that_differ_by_nothing_are_one_segment():
         (1.0, 1 - 1e-12, 50, 1e-9),
         (0.05, 0.5, 1, 1e-5),
         (1.0, 0.5, 10, 0.999),
+        (1e-3, 1 - 1e-9, 30, 1e-5),
     ],
 )
 @pytest.mark.parametrize("relation", [ADD, REPLACE])

@@ -8,7 +8,7 @@ import dp_accounting
 import numpy as np
 
 from dpjax import _check
-from dpjax.accounting import certified, events, exact, inversion, pld, rdp
+from dpjax.accounting import batches, certified, events, exact, inversion, pld, rdp
 from dpjax.accounting.epsilon import Delta, Epsilon
 
 
@@ -93,7 +93,7 @@ def event_epsilon(
     """
     method = find(accountant)
     delta = _checked_delta(delta)
-    parts = events.take_apart(event)
+    parts = batches.rewritten(events.take_apart(event), relation)
     if not parts:
         return Epsilon(0.0, error=0.0, method=accountant)
     if delta == 0 or any(part == events.NON_PRIVATE for part, _ in parts):
@@ -131,12 +131,13 @@ def event_delta(
       ...     0.01, dp_accounting.GaussianDpEvent(1.0)
       ... )
       >>> event = dp_accounting.SelfComposedDpEvent(step, 1000)
-      >>> print(f"{event_delta(event, 1.828236666):.9g}")
-      1.00000001e-05
+      >>> delta = event_delta(event, 1.828236666)
+      >>> f"{delta:.6e}", round(delta.log, 6)
+      ('1.000000e-05', -11.512925)
     """
     method = find(accountant)
     epsilon = _check.non_negative("epsilon", epsilon)
-    parts = events.take_apart(event)
+    parts = batches.rewritten(events.take_apart(event), relation)
     if not parts:
         return Delta(-math.inf, error=0.0, method=accountant)
     if any(part == events.NON_PRIVATE for part, _ in parts):

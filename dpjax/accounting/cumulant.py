@@ -60,11 +60,10 @@ def moments(
       TooManyNodesError: the integrand turns too often.
     """
     w = real + 1j * imaginary
-    none = np.zeros_like(w)
     if pair.sampling_prob == 1:
-        shift = (2 if pair.replace_one else 1) / pair.noise_multiplier
-        quadratic = 0.5 * shift**2 * w * (w - 1)
-        return Moments(quadratic, none, 2.0**-52 * float(np.abs(quadratic).max()))
+        quadratic = 0.5 * pair.shift**2 * w * (w - 1)
+        largest = float(np.abs(quadratic).max())
+        return Moments(quadratic, np.zeros_like(w), 2.0**-52 * largest)
     highest = float(np.abs(imaginary).max())
     x, step = quadrature.nodes(pair, real, highest, region)
     log_weights = quadrature.log_density(pair, x) + math.log(step)
@@ -76,10 +75,10 @@ def moments(
     rounding = 2.0**-52 * (abs(excess[0]) + abs(far[0]) + 4 * _mass(log_weights[~near]))
     if peak > 0:
         values = peak + np.log(far + (1 + excess) * math.exp(-peak))
-        return Moments(values, none, 2.0**-52 * peak)
+        return Moments(values, np.zeros_like(w), 2.0**-52 * peak)
     excess += far
     if region.floor is None:
-        return Moments(_log1p(excess), none, rounding)
+        return Moments(_log1p(excess), np.zeros_like(w), rounding)
     log_weights += log_kept + region.log_share(pair, x)
     part = _sum_of_exponentials(w, losses, log_weights, 0.0)
     log_rest = _log1p(excess - part)
@@ -160,7 +159,7 @@ def _powers(base: np.ndarray, count: int) -> np.ndarray:
 def _log1p(excess: np.ndarray) -> np.ndarray:
     """Return log(1 + excess) with all digits of a small complex `excess`."""
     re, im = excess.real, excess.imag
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         log_size = 0.5 * np.log1p(np.maximum(2 * re + re**2 + im**2, -1.0))
         far = np.log(np.hypot(1 + re, im))
     log_size = np.where(np.abs(log_size) < 0.3, log_size, np.maximum(far, -600.0))
