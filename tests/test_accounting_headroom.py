@@ -67,6 +67,59 @@ def test_a_long_loop_asks_a_few_times(events):
     assert account.asked < 60
 
 
+class Sloping(Account):
+    """A stand-in that charges sampled releases by their noise and sampling."""
+
+    def price(self, event):
+        return (event.sampling_probability / event.event.noise_multiplier) ** 2
+
+    def cost(self, parts):
+        self.asked += 1
+        return self.spent + sum(self.price(event) * n for event, n in parts)
+
+    def take(self, room, event, count=1):
+        refused = room.take(event, count)
+        if refused is None:
+            self.spent += self.price(event) * count
+        return refused
+
+
+def moving(noise, rate=0.5):
+    return dp_accounting.PoissonSampledDpEvent(
+        rate, dp_accounting.GaussianDpEvent(noise)
+    )
+
+
+@pytest.mark.parametrize("slope", [1e-4, -1e-4])
+def test_a_schedule_that_moves_slowly_asks_a_few_times(slope):
+    account = Sloping()
+    limit = 1000 * account.price(moving(1.0))
+    room = headroom.Headroom(account.cost, limit)
+    noises = (1.0 + slope * n for n in itertools.count())
+    while account.take(room, moving(next(noises))) is None:
+        pass
+    assert limit - account.spent < 2 * account.price(moving(1.0))
+    assert account.asked < 120
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.5, 4.0), st.floats(0.01, 1.0), st.integers(1, 9)),
+        max_size=40,
+    ),
+    st.floats(min_value=0.01, max_value=30),
+)
+def test_schedules_are_refused_exactly_where_they_would_pass_the_limit(order, limit):
+    account = Sloping()
+    room = headroom.Headroom(account.cost, limit)
+    for noise, rate, count in order:
+        event = moving(noise, rate)
+        with_it = account.spent + account.price(event) * count
+        refused = account.take(room, event, count)
+        if abs(with_it - limit) > 1e-9 * limit:
+            assert (refused is None) == (with_it <= limit)
+
+
 def test_a_single_release_is_asked_about_once():
     account = Account()
     room = headroom.Headroom(account.cost, 10.0)

@@ -1,12 +1,9 @@
 """The most that may be spent, and the error that stops what would pass it."""
 
-import contextlib
 from typing import Any, NamedTuple
 
 from dpjax import _check
-from dpjax.accounting import accountants, figures
-from dpjax.accounting.epsilon import AccountingError, Epsilon
-from dpjax.accounting.events import Event, Relation
+from dpjax.accounting import figures
 
 
 class Budget(NamedTuple):
@@ -47,18 +44,3 @@ def checked(value: Any) -> Budget | None:
         _check.fail("a budget (epsilon, delta)", "budget", value, TypeError)
     epsilon = _check.positive("budget.epsilon", value[0])
     return Budget(epsilon, _check.open_unit("budget.delta", value[1]))
-
-
-def cost(event: Event, budget: Budget, relation: Relation) -> Epsilon:
-    """Return a bound on the epsilon of `event`, and the exact one if it matters.
-
-    The Renyi accountant is quicker, and where its bound is within the budget, it does.
-    """
-    delta = budget.delta
-    with contextlib.suppress(AccountingError):
-        bound = accountants.event_epsilon(
-            event, delta, accountant="rdp", relation=relation
-        )
-        if bound <= budget.epsilon:
-            return bound
-    return accountants.event_epsilon(event, delta, relation=relation)

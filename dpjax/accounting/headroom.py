@@ -3,12 +3,14 @@
 A loop spends every step, and an accountant takes a fraction of a second: asking it at
 every step is out of the question. So it is asked about several steps at once, of the
 kinds that were taken before; until these are used up, counting is enough, because
-whatever is part of what fits, fits.
+whatever is part of what fits, fits. Where settings move from step to step, it is asked
+about a step that costs at least what the next ones will: see `cover`.
 """
 
 import math
 from collections.abc import Callable
 
+from dpjax.accounting import cover
 from dpjax.accounting.events import Event, Parts
 
 _GROWTH = 8
@@ -39,20 +41,32 @@ class Headroom:
         Returns:
           None where it fits; else the epsilon that it would make, and nothing is taken.
         """
-        if _count(self._left, event) < count:
+        used = self._granted(event, count)
+        if used is None:
             refused = self._ask(event, count)
             if refused is not None:
                 return refused
-        self._left = _add(self._left, event, -count)
+            used = event
+        self._left = _add(self._left, used, -count)
         self._taken = _add(self._taken, event, count)
+        return None
+
+    def _granted(self, event: Event, count: int) -> Event | None:
+        """Return what of `_left` may be used up for `event`, or None."""
+        if _count(self._left, event) >= count:
+            return event
+        for part, number in self._left:
+            if number >= count and cover.covers(part, event):
+                return part
         return None
 
     def _ask(self, event: Event, count: int) -> float | None:
         """Make `_left` hold `event`, and more of what was taken since the last time."""
         size = sum(number for _, number in self._taken)
+        expected = self._expected(event)
 
         def grants(steps: int) -> Parts:
-            parts = [(part, steps * n // size) for part, n in self._taken if size]
+            parts = [(part, steps * n // size) for part, n in expected if size]
             return _add([part for part in parts if part[1]], event, count)
 
         def cost(steps: int) -> float:
@@ -67,6 +81,14 @@ class Headroom:
             steps = largest_within(cost, self._limit, (0, least), (steps, most))
         self._left, self._taken = grants(steps), []
         return None
+
+    def _expected(self, event: Event) -> Parts:
+        """Return what the next releases may be like, as many as were taken."""
+        taken = [part for part, _ in self._taken]
+        near = None if event in taken else cover.around([*taken, event])
+        if near is None:
+            return self._taken
+        return [(near, sum(number for _, number in self._taken))]
 
 
 def most_within(cost: Callable[[int], float], limit: float) -> int:

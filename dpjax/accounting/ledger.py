@@ -5,20 +5,14 @@ import pathlib
 from typing import Self
 
 from dpjax import _check, _files
-from dpjax.accounting import (
-    accountants,
-    events,
-    ledger_entries,
-    ledger_records,
-    ledger_table,
-)
-from dpjax.accounting import budget as budgets
+from dpjax.accounting import accountants, ledger_entries, ledger_records, ledger_table
 from dpjax.accounting.budget import Budget, BudgetExceeded
 from dpjax.accounting.epsilon import Epsilon
 from dpjax.accounting.events import Event, Relation
 from dpjax.accounting.headroom import Headroom, most_within
 from dpjax.accounting.ledger_entries import Entry
 from dpjax.accounting.ledger_records import LedgerError
+from dpjax.accounting.running import RunningCost
 
 
 class PrivacyLedger:
@@ -73,6 +67,7 @@ epsilon 2 at delta 1e-05, got label='statistics', which would make it 4.830.
         self._terms = ledger_records.checked_terms(budget, relation)
         self._entries: list[Entry] = []
         self._headroom: Headroom | None = None
+        self._running: RunningCost | None = None
 
     @property
     def budget(self) -> Budget | None:
@@ -137,12 +132,13 @@ epsilon 2 at delta 1e-05, got label='statistics', which would make it 4.830.
         """
         if self.budget is None:
             _check.fail("a ledger with a budget", "budget", None)
-        limit, (released, count) = self.budget.epsilon, ledger_entries.canonical(event)
+        released, count = ledger_entries.canonical(event)
+        costs = self._costs(self.budget)
 
         def cost(number: int) -> float:
-            return self._cost([(released, number * count)])
+            return costs.cost([(released, number * count)])
 
-        return most_within(cost, limit)
+        return most_within(cost, self.budget.epsilon)
 
     def merge(self, other: "PrivacyLedger") -> "PrivacyLedger":
         """Return a ledger of what both spent on the same data.
@@ -237,14 +233,17 @@ epsilon 2 at delta 1e-05, got label='statistics', which would make it 4.830.
             self._entries[-1] = last._replace(times=last.times + entry.times)
         else:
             self._entries.append(entry)
+        if self._running is not None:
+            self._running.add(self._entries[-1].event, entry.times)
+
+    def _costs(self, budget: Budget) -> RunningCost:
+        if self._running is None:
+            self._running = RunningCost(budget, self.relation)
+            for entry in self._entries:
+                self._running.add(entry.event, entry.times)
+        return self._running
 
     def _room(self, budget: Budget) -> Headroom:
         if self._headroom is None:
-            self._headroom = Headroom(self._cost, budget.epsilon)
+            self._headroom = Headroom(self._costs(budget).cost, budget.epsilon)
         return self._headroom
-
-    def _cost(self, parts: events.Parts) -> float:
-        assert self.budget is not None
-        more = [Entry(event, times, "") for event, times in parts]
-        event = ledger_entries.composed([*self._entries, *more])
-        return budgets.cost(event, self.budget, self.relation)

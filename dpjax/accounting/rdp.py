@@ -176,6 +176,17 @@ def divergences(parts: Parts, orders: np.ndarray, relation: Relation) -> np.ndar
     return total + counts @ renyi.divergences(pairs, orders)
 
 
+def best_bound(orders: np.ndarray, totals: np.ndarray, delta: float) -> float:
+    """Return the least bound on epsilon that divergences at some orders give.
+
+    Args:
+      orders: (orders,) real numbers above 1.
+      totals: (orders,) in nats; infinite where there are none.
+      delta: in (0, 1).
+    """
+    return float(_bounds(totals, _offsets(orders, delta), delta).min())
+
+
 @functools.lru_cache(maxsize=4096)
 def _first_divergences(pair: SampledGaussian) -> np.ndarray:
     return renyi.divergences([pair], ORDERS)[0]
