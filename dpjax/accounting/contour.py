@@ -118,7 +118,8 @@ def _settle_capped(
 ) -> Answers:
     """Return the answers with a ceiling, which needs a good guess of epsilon."""
     capped = search.capped(repeats, epsilon)
-    return _settle(capped, repeats, epsilon, log_delta, Effort(DIGITS, _MOST))
+    effort = Effort(DIGITS, _MOST, plain=False)
+    return _settle(capped, repeats, epsilon, log_delta, effort)
 
 
 def _settle(

@@ -58,11 +58,19 @@ class Search(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """What is left out, e^-digits of delta, and what may be used."""
+    """What may be left out, and what may be used.
+
+    Attributes:
+      digits: e^-digits of delta may be left out.
+      most: nodes of a line.
+      floors: whether a line may have a floor.
+      plain: whether a line without one is tried before.
+    """
 
     digits: float
     most: int
     floors: bool = True
+    plain: bool = True
 
 
 class Frame(NamedTuple):
@@ -90,8 +98,9 @@ def frame(
     tilt = float(table.tilts[index])
     least = log_delta + tilt * epsilon - effort.digits - 2
     try:
-        drawn = draw(side, region, tilt, 1.05 * span, repeats, least, FEW)
-        return Frame(drawn._replace(beyond=beyond), index, None, effort.digits)
+        if effort.plain:
+            drawn = draw(side, region, tilt, 1.05 * span, repeats, least, FEW)
+            return Frame(drawn._replace(beyond=beyond), index, None, effort.digits)
     except (WeakContourError, TooManyNodesError):
         if not effort.floors:
             raise
