@@ -80,7 +80,7 @@ def test_a_picture_that_cannot_be_written_is_one_line(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([], "one command (epsilon, delta, noise, steps, curve, compare), got none"),
+        ([], "steps, curve, compare, tradeoff), got none"),
         (["budget"], "got budget"),
         (["epsilon", "delta"], "got epsilon delta"),
         (["epsilon", "--nothing"], "nothing"),

@@ -3,7 +3,7 @@
 import dp_accounting
 import pytest
 
-from dpjax.accounting import plots
+from dpjax.accounting import plots, tradeoff
 from dpjax.accounting.budget import Budget
 from dpjax.accounting.ledger import PrivacyLedger
 
@@ -76,3 +76,30 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(plots, "Figure", None)
     with pytest.raises(plots.PlotError, match=r"dpjax\[train\]"):
         plots.curve_figure([1], {"exact": [1.0]}, DELTA)
+
+
+def test_a_trade_off_curve_is_drawn_twice_with_guessing_and_its_advantage():
+    event = dp_accounting.GaussianDpEvent(2.0)
+    curve = tradeoff.trade_off_curve(event)
+    figure = plots.trade_off_figure(curve, mu=0.5)
+    linear, log = figure.axes
+    assert (linear.get_xscale(), linear.get_yscale()) == ("linear", "linear")
+    assert (log.get_xscale(), log.get_yscale()) == ("log", "log")
+    for axes in (linear, log):
+        lines = {line.get_label(): line for line in axes.lines}
+        rates = lines["this run"].get_xdata()
+        errors = lines["this run"].get_ydata()
+        assert list(errors) == list(curve.false_negative_rate(rates))
+        assert list(lines["guessing"].get_ydata()) == list(1 - rates)
+        # The mechanism is 0.5-Gaussian DP, so that the tangents lie just below.
+        assert lines["Gaussian DP, mu 0.5000"].get_ydata() == pytest.approx(
+            errors, abs=1e-3
+        )
+        ends = lines["advantage 0.1975"].get_ydata()
+        assert ends[1] - ends[0] == pytest.approx(curve.advantage, abs=1e-3)
+
+
+def test_without_a_finite_mu_no_gaussian_curve_is_drawn():
+    curve = tradeoff.trade_off_curve(dp_accounting.NonPrivateDpEvent())
+    labels = [line.get_label() for line in plots.trade_off_figure(curve).axes[0].lines]
+    assert labels == ["guessing", "this run", "advantage 1.000"]

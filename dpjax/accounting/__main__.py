@@ -9,6 +9,7 @@ COMMAND is one of
   steps    the most steps for a target --epsilon at --delta
   curve    epsilon over the steps of a run
   compare  epsilon of a run by every accountant, the exact one first
+  tradeoff how well the best test tells whether an example was used
 
 Sampling: --sampling_prob, or --num_examples and --batch_size. Length: --num_steps, or
 --num_epochs. Everywhere: --accountant, --json, --plot=FILE.

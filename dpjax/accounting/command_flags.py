@@ -17,6 +17,7 @@ COMMANDS = {
     "steps": ("noise_multiplier", "delta", "epsilon"),
     "curve": ("noise_multiplier", "num_steps", "delta"),
     "compare": ("noise_multiplier", "num_steps", "delta"),
+    "tradeoff": ("noise_multiplier", "num_steps", "delta"),
 }
 """The commands, with what each has to be told; what it solves for it must not be."""
 
@@ -48,7 +49,7 @@ _NUMBERS = {
     "sampling_prob": "Probability that an example enters a step.",
     "batch_size": "Expected batch size, with --num_examples.",
     "num_epochs": "Epochs of the run, instead of --num_steps.",
-    "delta": "The delta of the guarantee.",
+    "delta": "The delta of the guarantee; of tradeoff, the regret of Gaussian DP.",
     "epsilon": "The epsilon aimed at, or at which delta is asked for.",
 }
 _WHOLE_NUMBERS = {

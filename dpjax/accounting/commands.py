@@ -2,34 +2,29 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dpjax import _check
-from dpjax.accounting import accountants, calibration, curve, group, plots, statement
+from dpjax.accounting import (
+    accountants,
+    calibration,
+    command_tradeoff,
+    curve,
+    group,
+    plots,
+    statement,
+)
+from dpjax.accounting.command_answer import Answer, described, given
 from dpjax.accounting.command_run import UNAMPLIFIED, Run, Settings
 from dpjax.accounting.epsilon import AccountingError, Epsilon
 from dpjax.accounting.figures import number_up
 
 
-class Answer(NamedTuple):
-    """What a command says.
-
-    Attributes:
-      lines: for people.
-      data: the same for programs, all digits; a JSON object.
-      draw: makes the picture.
-    """
-
-    lines: list[str]
-    data: dict[str, Any]
-    draw: Callable[[], Any]
-
-
 def epsilon(settings: Settings) -> Answer:
     """Say what a run costs."""
-    run, delta = settings.run, _given(settings.delta)
+    run, delta = settings.run, given(settings.delta)
     spent = _spent(run, delta, settings.accountant)
     unamplified = accountants.event_epsilon(
         run.unamplified(), delta, accountant=settings.accountant, relation=UNAMPLIFIED
@@ -48,7 +43,7 @@ def epsilon(settings: Settings) -> Answer:
             *statement.group_lines(delta, groups),
             *statement.closing_lines(run, delta),
         ],
-        _described(run)
+        described(run)
         | {"delta": delta, **_number(spent)}
         | {"unamplified": _number(unamplified)}
         | {"groups": [{"size": size, **_number(bound)} for size, bound in groups]},
@@ -58,12 +53,12 @@ def epsilon(settings: Settings) -> Answer:
 
 def noise(settings: Settings) -> Answer:
     """Say how little noise a target allows, and what it then costs."""
-    run, target, delta = settings.run, _given(settings.epsilon), _given(settings.delta)
+    run, target, delta = settings.run, given(settings.epsilon), given(settings.delta)
     multiplier = calibration.calibrate_noise_multiplier(
         target_epsilon=target,
         delta=delta,
         sampling_prob=run.sampling_prob,
-        num_steps=_given(run.num_steps),
+        num_steps=given(run.num_steps),
         accountant=settings.accountant,
     )
     return _solved(
@@ -76,11 +71,11 @@ def noise(settings: Settings) -> Answer:
 
 def steps(settings: Settings) -> Answer:
     """Say how many steps a target allows, and what they then cost."""
-    run, target, delta = settings.run, _given(settings.epsilon), _given(settings.delta)
+    run, target, delta = settings.run, given(settings.epsilon), given(settings.delta)
     number = calibration.calibrate_num_steps(
         target_epsilon=target,
         delta=delta,
-        noise_multiplier=_given(run.noise_multiplier),
+        noise_multiplier=given(run.noise_multiplier),
         sampling_prob=run.sampling_prob,
         accountant=settings.accountant,
     )
@@ -93,7 +88,7 @@ def steps(settings: Settings) -> Answer:
 
 def delta(settings: Settings) -> Answer:
     """Say which delta a run has at an epsilon."""
-    run, wanted = settings.run, _given(settings.epsilon)
+    run, wanted = settings.run, given(settings.epsilon)
 
     def at(level: float) -> float:
         return accountants.event_delta(
@@ -113,7 +108,7 @@ def delta(settings: Settings) -> Answer:
             "",
             *statement.closing_lines(run, found),
         ],
-        _described(run)
+        described(run)
         | {"epsilon": wanted, "delta": float(found), "method": settings.accountant}
         | {"unamplified": {"delta": float(unamplified)}},
         lambda: plots.profile_figure(levels.tolist(), [at(level) for level in levels]),
@@ -122,7 +117,7 @@ def delta(settings: Settings) -> Answer:
 
 def curve_(settings: Settings) -> Answer:
     """Say what a run has cost after some of its steps."""
-    run, delta = settings.run, _given(settings.delta)
+    run, delta = settings.run, given(settings.delta)
     numbers = _some_steps(run, settings.points)
     values = _curve(run, numbers, delta, settings.accountant)
     width = len(f"{numbers[-1]:,}")
@@ -138,7 +133,7 @@ def curve_(settings: Settings) -> Answer:
             "",
             *statement.closing_lines(run, delta),
         ],
-        _described(run)
+        described(run)
         | {"delta": delta, "method": settings.accountant}
         | {"steps": numbers, "epsilons": values},
         lambda: plots.curve_figure(numbers, {settings.accountant: values}, delta),
@@ -147,7 +142,7 @@ def curve_(settings: Settings) -> Answer:
 
 def compare(settings: Settings) -> Answer:
     """Say what every accountant finds, the exact one first."""
-    run, delta = settings.run, _given(settings.delta)
+    run, delta = settings.run, given(settings.delta)
     rows, found = [], {}
     for name in accountants.NAMES:
         try:
@@ -167,7 +162,7 @@ def compare(settings: Settings) -> Answer:
             "",
             *statement.closing_lines(run, delta),
         ],
-        _described(run) | {"delta": delta, "epsilons": found},
+        described(run) | {"delta": delta, "epsilons": found},
         lambda: _drawn(settings, run, list(found)),
     )
 
@@ -179,13 +174,8 @@ ALL: dict[str, Callable[[Settings], Answer]] = {
     "steps": steps,
     "curve": curve_,
     "compare": compare,
+    "tradeoff": command_tradeoff.answer,
 }
-
-
-def _given(value: Any) -> Any:
-    """Return what the flags made sure of."""
-    assert value is not None
-    return value
 
 
 def _solved(settings: Settings, run: Run, first: str) -> Answer:
@@ -212,13 +202,6 @@ def _number(spent: Epsilon) -> dict[str, Any]:
     return {"epsilon": float(spent), "error": spent.error, "method": spent.method}
 
 
-def _described(run: Run) -> dict[str, Any]:
-    return dataclasses.asdict(run) | {
-        "neighbours": "add or remove one example",
-        "sampling": "Poisson",
-    }
-
-
 def _some_steps(run: Run, points: int) -> list[int]:
     last = _check.integer("num_steps", run.num_steps, minimum=0)
     spread = {1 + (last - 1) * place // (points - 1) for place in range(points)}
@@ -227,7 +210,7 @@ def _some_steps(run: Run, points: int) -> list[int]:
 
 def _curve(run: Run, numbers: list[int], delta: float, accountant: str) -> list[float]:
     return curve.epsilon_curve(
-        noise_multiplier=_given(run.noise_multiplier),
+        noise_multiplier=given(run.noise_multiplier),
         sampling_prob=run.sampling_prob,
         steps=numbers,
         delta=delta,
@@ -236,6 +219,6 @@ def _curve(run: Run, numbers: list[int], delta: float, accountant: str) -> list[
 
 
 def _drawn(settings: Settings, run: Run, names: list[str]) -> Any:
-    delta, numbers = _given(settings.delta), _some_steps(run, settings.points)
+    delta, numbers = given(settings.delta), _some_steps(run, settings.points)
     curves = {name: _curve(run, numbers, delta, name) for name in names}
     return plots.curve_figure(numbers, curves, delta)

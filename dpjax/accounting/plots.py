@@ -7,10 +7,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from scipy import special
+
 from dpjax import _files
 from dpjax.accounting import figures
 from dpjax.accounting.budget import Budget
 from dpjax.accounting.ledger_table import Spending
+from dpjax.accounting.tradeoff import TradeOffCurve
 
 try:
     from matplotlib.figure import Figure
@@ -19,6 +23,7 @@ except ImportError:  # the extra `train` is not installed
 
 _COLOURS = {"exact": "#1b6ca8", "pld": "#b0752f", "rdp": "#8c3b4a"}
 _BAR, _LIMIT = "#1b6ca8", "#8c3b4a"
+_LEAST_RATE = 1e-6
 
 
 class PlotError(ValueError):
@@ -101,6 +106,38 @@ def profile_figure(epsilons: Sequence[float], deltas: Sequence[float]) -> Any:
     return figure
 
 
+def trade_off_figure(curve: TradeOffCurve, mu: float = math.inf) -> Any:
+    """Return a picture of a trade-off curve: linear to the left, logarithmic beside it.
+
+    Args:
+      curve: drawn with its advantage, the largest distance from guessing.
+      mu: of the Gaussian curve that is drawn dashed; none where it is infinite.
+
+    Raises:
+      PlotError: Matplotlib is not installed.
+    """
+    figure = _figure((8.4, 3.8))
+    linear, log = figure.subplots(1, 2)
+    rates = np.concatenate([np.geomspace(_LEAST_RATE, 0.01), np.linspace(0.01, 1, 200)])
+    label = f"advantage {figures.number_up(curve.advantage)}"
+    corners, errors = curve.vertices
+    best = int(np.argmin(corners + errors))
+    across = [corners[best]] * 2, [errors[best], 1 - corners[best]]
+    for axes in (linear, log):
+        axes.plot(rates, 1 - rates, ":", color="grey", label="guessing")
+        if math.isfinite(mu):
+            gaussian = special.ndtr(special.ndtri(1 - rates) - mu)
+            name = f"Gaussian DP, mu {figures.number_up(mu)}"
+            axes.plot(rates, gaussian, "--", color=_LIMIT, label=name)
+        axes.plot(rates, curve.false_negative_rate(rates), color=_BAR, label="this run")
+        axes.plot(*across, color="black", linewidth=1, label=label)
+        axes.set_xlabel("false positive rate")
+    linear.set_ylabel("false negative rate, at least")
+    linear.legend(frameon=False, fontsize=8)
+    log.set(xscale="log", yscale="log", xlim=(_LEAST_RATE, 1), ylim=(_LEAST_RATE, 1.5))
+    return figure
+
+
 def save(figure: Any, path: str | os.PathLike[str]) -> None:
     """Write a picture, whole or not at all; the file's ending says its format.
 
@@ -122,12 +159,16 @@ def save(figure: Any, path: str | os.PathLike[str]) -> None:
 
 
 def _axes(height: float) -> tuple[Any, Any]:
+    figure = _figure((6.4, height))
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _figure(size: tuple[float, float]) -> Any:
     if Figure is None:
         raise PlotError(
             "Expected Matplotlib, which draws (pip install 'dpjax[train]'), got a "
             "Python without it."
         )
-    figure = Figure(figsize=(6.4, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return Figure(figsize=size, layout="constrained")
