@@ -21,8 +21,11 @@ from dpjax.accounting.calibration import (
 )
 from dpjax.accounting.curve import epsilon_curve
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
+from dpjax.accounting.group import group_event, vadhan_epsilon
 from dpjax.accounting.ledger import PrivacyLedger
 from dpjax.accounting.ledger_records import LedgerError
+from dpjax.accounting.tradeoff import TradeOffCurve, trade_off_curve
+from dpjax.accounting.views import gaussian_dp, truncated_cdp, zero_concentrated_dp
 
 __all__ = [
     "AccountingError",
@@ -32,6 +35,7 @@ __all__ = [
     "Epsilon",
     "LedgerError",
     "PrivacyLedger",
+    "TradeOffCurve",
     "calibrate_event",
     "calibrate_noise_multiplier",
     "calibrate_num_steps",
@@ -40,6 +44,12 @@ __all__ = [
     "event_delta",
     "event_epsilon",
     "exact_epsilon",
+    "gaussian_dp",
+    "group_event",
     "pld_epsilon",
     "rdp_epsilon",
+    "trade_off_curve",
+    "truncated_cdp",
+    "vadhan_epsilon",
+    "zero_concentrated_dp",
 ]
