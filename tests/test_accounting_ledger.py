@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpjax import _files, accounting
-from dpjax.accounting import accountants
+from dpjax.accounting import accountants, renyi
 from dpjax.accounting.budget import Budget, BudgetExceeded
 from dpjax.accounting.events import Relation
 from dpjax.accounting.ledger import PrivacyLedger
@@ -196,6 +196,30 @@ def test_a_loop_of_many_steps_asks_the_accountant_a_few_times(monkeypatch):
     for _ in range(2400):
         ledger.spend(STEP, "tuning")
     assert len(asked) < 20
+
+
+def test_a_thousand_different_releases_cost_their_own_divergences_alone(monkeypatch):
+    computed, asked = [], []
+    divergences, whole = renyi.divergences, accountants.event_epsilon
+
+    def counting(pairs, orders, **options):
+        computed.append(len(pairs))
+        return divergences(pairs, orders, **options)
+
+    def asking(event, delta, **options):
+        asked.append(options)
+        return whole(event, delta, **options)
+
+    monkeypatch.setattr(renyi, "divergences", counting)
+    monkeypatch.setattr(accountants, "event_epsilon", asking)
+    ledger = PrivacyLedger((20.0, DELTA))
+    for number in range(1000):
+        noise = dp_accounting.GaussianDpEvent(1.0 + 1e-3 * number)
+        ledger.spend(dp_accounting.PoissonSampledDpEvent(0.0056, noise), "tuning")
+    # Each its own, and now and then one that covers those to come.
+    assert 1000 <= sum(computed) <= 1020
+    assert set(computed) == {1}
+    assert not asked
 
 
 SPENDS = st.lists(
