@@ -181,7 +181,7 @@ def test_gaussian_and_other_events_add_up():
             dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.LaplaceDpEvent(1.0)),
             ADD,
         ),
-        (dp_accounting.SampledWithoutReplacementDpEvent(9, 3, GAUSSIAN(1.0)), REPLACE),
+        (dp_accounting.dp_event.MixtureOfGaussiansDpEvent(1.0, [1.0], [1.0]), REPLACE),
         (dp_accounting.LaplaceDpEvent(1.0), REPLACE),
         (dp_accounting.RandomizedResponseDpEvent(0.5, 2), ZERO),
         (dp_accounting.SingleEpochTreeAggregationDpEvent(3.0, 4), ADD),

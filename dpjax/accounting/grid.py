@@ -7,11 +7,13 @@ large ones fit; its ends come from delta.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from dpjax.accounting import composition, privacy_loss, window
+from dpjax.accounting.mixture import GaussianMixture
+from dpjax.accounting.revealed import RevealedMixture
 
 _EXTRA_VARIANCE = 1e-4
 """What the grid may add to the variance of the total loss, relatively."""
@@ -22,6 +24,9 @@ _TOTAL_POINTS = 2**20
 
 _TAIL = 1e-6
 """What the grid's ends may add to delta, relatively."""
+
+Laws: TypeAlias = privacy_loss.SampledGaussian | GaussianMixture | RevealedMixture
+"""What can be put on a grid."""
 
 _T = TypeVar("_T")
 
@@ -36,14 +41,14 @@ class Grid:
       interval: distance of grid points, in nats.
     """
 
-    pairs: tuple[privacy_loss.OutputLaws, ...]
+    pairs: tuple[Laws, ...]
     tail: float
     interval: float
 
     @classmethod
     def choose(
         cls,
-        pairs: Sequence[privacy_loss.OutputLaws],
+        pairs: Sequence[Laws],
         counts: Sequence[int],
         delta: float,
         side: int | None = None,
@@ -66,8 +71,11 @@ class Grid:
 
     def laws(self) -> list[list[privacy_loss.LossLaw]]:
         """Return the laws of all releases on the grid, for each direction."""
+        grid = self.interval, self.tail
         both = [
-            privacy_loss.grid_laws(pair, self.interval, self.tail)
+            privacy_loss.grid_laws(pair, *grid)
+            if isinstance(pair, privacy_loss.SampledGaussian)
+            else pair.grid_laws(*grid)
             for pair in self.pairs
         ]
         return self._directions(both)
@@ -112,7 +120,7 @@ class Grid:
 
 
 def _interval(
-    pairs: Sequence[privacy_loss.OutputLaws],
+    pairs: Sequence[Laws],
     counts: Sequence[int],
     tail: float,
     side: int,

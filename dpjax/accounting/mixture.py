@@ -15,10 +15,11 @@ from scipy import special
 
 from dpjax import _check
 from dpjax.accounting.cells import Cells, cell_masses
-from dpjax.accounting.privacy_loss import NUM_NODES, Nodes
+from dpjax.accounting.privacy_loss import NUM_NODES, LossLaw, Nodes, grid_laws
 
 _TABLE = 4097
 _NEWTON_STEPS = 5
+_RARE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,12 @@ class GaussianMixture:
     def largest_shift(self) -> float:
         """How far the sum may move, in noise deviations."""
         return max(self.shifts) / self.noise
+
+    @property
+    def common_shift(self) -> float:
+        """The same, but for shifts that are rarer than 1e-6."""
+        shifts = zip(self.shifts, self.masses, strict=True)
+        return max(c for c, p in shifts if p > _RARE) / self.noise
 
     @property
     def distance(self) -> float:
@@ -83,13 +90,15 @@ class GaussianMixture:
         tops = [
             c - self.noise * special.ndtri(min(0.5, share / p))
             for c, p in zip(self.shifts, self.masses, strict=True)
+            if p > share
         ]
         return float(self.noise * special.ndtri(tail / 2)), float(max(tops))
 
     def nodes(self, tail: float) -> tuple[Nodes, Nodes]:
         """Return quadrature rules of the loss when one is removed, and added."""
-        x = np.linspace(*self.range(tail), NUM_NODES)
-        losses = self.loss(x)
+        common, _ = self.common(tail)
+        x = np.linspace(*common.range(tail), NUM_NODES)
+        losses = common.loss(x)
         log_density = losses - 0.5 * (x / self.noise) ** 2
         removed = Nodes(losses, log_density - special.logsumexp(log_density))
         return removed, Nodes(-losses, removed.log_weights - losses)
@@ -104,6 +113,28 @@ class GaussianMixture:
             excess += mass * (shifted - lower)
         return Cells(upper, lower, excess)
 
+    def common(self, tail: float) -> tuple["GaussianMixture", float]:
+        """Return the mixture without its rarest shifts, and these shifts' mass."""
+        order = np.argsort(self.masses)[::-1]
+        masses = np.array(self.masses)[order]
+        rest = np.append(np.cumsum(masses[::-1])[::-1], 0.0)
+        count = int(np.argmax(rest <= tail))
+        kept = np.sort(order[:count])
+        if count == order.size or not any(self.shifts[i] for i in kept):
+            return self, 0.0
+        shifts = tuple(self.shifts[i] for i in kept)
+        scaled = tuple(self.masses[i] / (1 - rest[count]) for i in kept)
+        return GaussianMixture(self.noise, shifts, scaled), float(rest[count])
+
+    def grid_laws(self, interval: float, tail: float) -> tuple[LossLaw, LossLaw]:
+        """Return the laws of the loss when one is removed and added, on a grid.
+
+        The rarest shifts count as an infinite loss: half of what `tail` allows.
+        """
+        common, rare = self.common(tail / 2)
+        removed, added = grid_laws(common, interval, tail / 2)
+        return _rarer(removed, rare), _rarer(added, rare)
+
     def _exponents(self, x: np.ndarray) -> np.ndarray:
         """Return the losses of the single shifts: (shifts, x)."""
         shifts = np.array(self.shifts)[:, None]
@@ -114,6 +145,12 @@ class GaussianMixture:
         """Outputs far into both tails, and their losses."""
         x = np.linspace(*self.range(1e-300), _TABLE)
         return x, self.loss(x)
+
+
+def _rarer(law: LossLaw, rare: float) -> LossLaw:
+    """Return the law of what is released but for a rare infinite loss."""
+    infinity = rare + (1 - rare) * law.infinity
+    return LossLaw(law.lowest, (1 - rare) * law.masses, infinity)
 
 
 def from_event(event: dp_accounting.DpEvent) -> GaussianMixture:

@@ -14,10 +14,10 @@ import numpy as np
 from dp_accounting import pld
 
 from dpjax import _check
-from dpjax.accounting import mixture, privacy_loss, rdp
+from dpjax.accounting import batches, mixture, privacy_loss, rdp
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
-from dpjax.accounting.grid import Grid
+from dpjax.accounting.grid import Grid, Laws
 from dpjax.accounting.inversion import invert
 
 _LEAST_NOISE = 1 / 16
@@ -46,7 +46,8 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     | parts                               | how                        | `.error`  |
     | ----------------------------------- | -------------------------- | --------- |
     | plain Gaussian releases             | closed form                | 0         |
-    | Gaussian, some sampled, or mixtures | a grid that fits           | estimated |
+    | Gaussian, sampled in any of our     | a grid that fits           | estimated |
+    | ways (`batches`), or mixtures       |                            |           |
     | the same, a noise multiplier < 1/16 | Renyi, or without sampling | unknown   |
     | others                              | dp_accounting's grid       | unknown   |
 
@@ -150,15 +151,17 @@ def _is_mixture(part: Event) -> bool:
 def _has_laws(parts: Parts, relation: Relation) -> bool:
     """Tell whether the laws of all `parts` under `relation` are known here."""
     return all(
-        _is_gaussian(part) or (_is_mixture(part) and relation != Relation.REPLACE_ONE)
+        _is_gaussian(part)
+        or (_is_mixture(part) and relation != Relation.REPLACE_ONE)
+        or batches.laws(part, relation) is not None
         for part, _ in parts
     )
 
 
-def _laws(part: Event, relation: Relation) -> privacy_loss.OutputLaws:
+def _laws(part: Event, relation: Relation) -> Laws:
     if _is_mixture(part):
         return mixture.from_event(part)
-    return pair(part, relation)
+    return batches.laws(part, relation) or pair(part, relation)
 
 
 def fits_a_grid(parts: Parts) -> bool:
@@ -168,7 +171,17 @@ def fits_a_grid(parts: Parts) -> bool:
         what = f"at most {_MOST_STEPS} compositions, or accountant='rdp'"
         _check.fail(what, "count", total, AccountingError)
     sampled = [part for part, _ in parts if not isinstance(part, _GAUSSIAN)]
-    return all(_unsampled(part).noise_multiplier >= _LEAST_NOISE for part in sampled)
+    return all(_common_noise(part) >= _LEAST_NOISE for part in sampled)
+
+
+def _common_noise(part: Event) -> float:
+    """Return the noise over the largest shift of `part` that is not a rare one."""
+    if _is_mixture(part):
+        return 1 / mixture.from_event(part).common_shift
+    if isinstance(part, dp_accounting.TruncatedSubsampledGaussianDpEvent):
+        return part.noise_multiplier / 2
+    noise = part.event.noise_multiplier
+    return noise if _is_sampled(part) else noise / 2
 
 
 def _unsampled(part: Event) -> dp_accounting.GaussianDpEvent:
@@ -195,7 +208,8 @@ def _rough_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     distance = sum(count * _laws(part, relation).distance for part, count in parts)
     if distance <= delta:
         return Epsilon(0.0, error=0.0, method="pld")
-    if is_gaussian(parts) and relation != Relation.REPLACE_ONE:
+    cut = any(batches.laws(part, relation) for part, _ in parts)
+    if cut or (is_gaussian(parts) and relation != Relation.REPLACE_ONE):
         return rdp.epsilon(parts, delta, relation)
     plain = [(_unsampled(part), n) for part, n in parts]
     return Epsilon(_plain_epsilon(plain, delta, relation), method="pld")

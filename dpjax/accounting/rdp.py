@@ -19,7 +19,7 @@ from dp_accounting import rdp
 from scipy import optimize
 
 from dpjax import _check
-from dpjax.accounting import renyi
+from dpjax.accounting import batches, renyi, renyi_revealed
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
 from dpjax.accounting.privacy_loss import SampledGaussian
@@ -36,6 +36,8 @@ _LIBRARY_EVENTS = (
     dp_accounting.ZCDpEvent,
 )
 """Events beside the Gaussian ones whose count dp_accounting takes into account."""
+
+_MIXTURE = dp_accounting.dp_event.MixtureOfGaussiansDpEvent
 
 _LIBRARY_ROUNDING = 8e-15
 """Error of a divergence of dp_accounting, times (order - 1), in nats."""
@@ -165,7 +167,7 @@ def divergences(parts: Parts, orders: np.ndarray, relation: Relation) -> np.ndar
     for part, count in parts:
         pair = gaussian_pair(part, relation)
         if pair is None:
-            total += count * _library_divergences(part, orders, relation)
+            total += count * _other_divergences(part, orders, relation)
         else:
             pairs.append(pair)
             counts.append(float(count))
@@ -219,9 +221,14 @@ def gaussian_pair(part: Event, relation: Relation) -> SampledGaussian | None:
     return None
 
 
-def _library_divergences(
+def _other_divergences(
     part: Event, orders: np.ndarray, relation: Relation
 ) -> np.ndarray:
+    laws = batches.laws(part, relation)
+    if isinstance(part, _MIXTURE) and relation != Relation.REPLACE_ONE:
+        laws = batches.mixture_laws(part)
+    if laws is not None:
+        return renyi_revealed.divergences(laws, orders)
     if relation == Relation.REPLACE_ONE or not isinstance(part, _LIBRARY_EVENTS):
         what = f"an event that the RDP accountant can account for under {relation.name}"
         _check.fail(what, "event", part, AccountingError)
