@@ -48,7 +48,9 @@ def privacy_spent(
     Guarantee:
       The steps are (epsilon, delta)-DP under add-or-remove-one, if every step's batch
       was drawn by Poisson sampling with the `sampling_prob` that the optimizer was
-      given, or without it for any batches at all (nothing is amplified then).
+      given. Without it nothing is amplified, and for any batches in which an example
+      comes at most `max_copies` times they are so for neighbours of which one has, in
+      its place, an example that contributes nothing.
 
     Raises:
       ValueError: no private state, several of them (on one batch they have no sum), a
