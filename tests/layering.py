@@ -32,6 +32,7 @@ DISTRIBUTIONS = {
     "dp_accounting": "dp-accounting",
     "jax_privacy": "jax-privacy",
     "orbax": "orbax-checkpoint",
+    "prv_accountant": "prv-accountant",
     "sklearn": "scikit-learn",
 }
 
