@@ -2,10 +2,19 @@
 
 import math
 
+import dp_accounting
 import numpy as np
 import pytest
 
-from dpjax.accounting import epsilon_curve, exact_epsilon, pld_epsilon, rdp_epsilon
+from dpjax.accounting import (
+    epsilon_curve,
+    event_curve,
+    event_epsilon,
+    exact_epsilon,
+    pld_epsilon,
+    rdp_epsilon,
+)
+from dpjax.accounting.events import Relation
 
 STEP = {"noise_multiplier": 1.0, "sampling_prob": 0.02, "delta": 1e-5}
 EPSILON_OF = {"exact": exact_epsilon, "pld": pld_epsilon, "rdp": rdp_epsilon}
@@ -52,3 +61,35 @@ def test_ends_of_the_curve_are_defined(accountant):
 def test_a_setting_out_of_range_is_named(wrong, error, message):
     with pytest.raises(error, match=message):
         epsilon_curve(**({"steps": [1]} | STEP | wrong))
+
+
+EVENTS = {
+    "Laplace": (dp_accounting.LaplaceDpEvent(20.0), Relation.ADD_OR_REMOVE_ONE),
+    "fixed size": (
+        dp_accounting.SampledWithoutReplacementDpEvent(
+            100, 5, dp_accounting.GaussianDpEvent(2.0)
+        ),
+        Relation.REPLACE_ONE,
+    ),
+    "Poisson, replaced": (
+        dp_accounting.PoissonSampledDpEvent(0.02, dp_accounting.GaussianDpEvent(1.0)),
+        Relation.REPLACE_ONE,
+    ),
+}
+
+
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
+@pytest.mark.parametrize(("event", "relation"), EVENTS.values(), ids=EVENTS)
+def test_the_curve_of_an_event_agrees_with_its_compositions(
+    event, relation, accountant
+):
+    steps, options = [0, 1, 30], {"accountant": accountant, "relation": relation}
+    curve = event_curve(event, 1e-5, steps=steps, **options)
+    composed = [dp_accounting.SelfComposedDpEvent(event, n) for n in steps]
+    singles = [event_epsilon(each, 1e-5, **options) for each in composed]
+    np.testing.assert_allclose(curve, singles, rtol=1e-3)
+
+
+def test_the_curve_of_nothing_is_zero():
+    nothing = event_curve(dp_accounting.NoOpDpEvent(), 1e-5, steps=[0, 3])
+    np.testing.assert_array_equal(nothing, [0, 0])

@@ -192,6 +192,16 @@ def test_epsilon_of_shuffled_epochs_is_that_of_their_gaussians():
 
 
 @every_plan
+@pytest.mark.parametrize("accountant", ["exact", "rdp"])
+def test_the_curve_holds_the_epsilon_after_each_number_of_steps(plan, accountant):
+    steps = [0, 1, 2, 19, 20, 21, 100]
+    curve = plan.epsilon_curve(DELTA, steps, accountant=accountant)
+    singles = [plan.epsilon(DELTA, step=n, accountant=accountant) for n in steps]
+    np.testing.assert_allclose(curve, singles, rtol=1e-4)
+    assert np.all(plan.epsilon_curve(DELTA, [0, 0]) == 0)
+
+
+@every_plan
 @pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 def test_epsilon_is_zero_at_zero_steps(plan, accountant):
     assert plan.epsilon(DELTA, step=0, accountant=accountant) == 0.0

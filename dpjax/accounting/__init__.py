@@ -19,7 +19,7 @@ from dpjax.accounting.calibration import (
     calibrate_num_steps,
     calibrate_sampling_prob,
 )
-from dpjax.accounting.curve import epsilon_curve
+from dpjax.accounting.curve import epsilon_curve, event_curve
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.group import group_event, vadhan_epsilon
 from dpjax.accounting.ledger import PrivacyLedger
@@ -41,6 +41,7 @@ __all__ = [
     "calibrate_num_steps",
     "calibrate_sampling_prob",
     "epsilon_curve",
+    "event_curve",
     "event_delta",
     "event_epsilon",
     "exact_epsilon",

@@ -1,11 +1,12 @@
 """DP-SGD as one value."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dp_accounting
 import jax
+import numpy as np
 import optax
 
 from dpjax import _check, accounting, clipping, optimizers, sampling
@@ -83,10 +84,8 @@ class DPSGD(Batches):
     def event(self) -> dp_accounting.DpEvent:
         """Return what all `num_steps` steps spend, with their noise in clip norms.
 
-        It is to be accounted for under `neighboring_relation`, from which an accountant
-        knows how far the sum moves: `event_epsilon(plan.event(), delta,
-        relation=plan.neighboring_relation)`. (dp_accounting's Renyi accountant does not
-        look at the relation.)
+        It is to be accounted for under `neighboring_relation`, which says how far the
+        sum moves (dp_accounting's Renyi accountant does not look at it).
         """
         return self._event(self._noise(), self.num_steps)
 
@@ -105,13 +104,35 @@ class DPSGD(Batches):
             event, delta, accountant=accountant, relation=self.neighboring_relation
         )
 
+    def epsilon_curve(
+        self, delta: float, steps: Sequence[int], *, accountant: str = "exact"
+    ) -> np.ndarray:
+        """Return epsilon after each of `steps`, for little more than one costs.
+
+        Args:
+          delta: in (0, 1).
+          steps: (n,) numbers of steps, increasing, at most `num_steps`.
+          accountant: as in `epsilon`.
+        """
+        spent = [self._event(self._noise(), self._steps(number)) for number in steps]
+        counts = [getattr(event, "count", 0) for event in spent]
+        if not any(counts):
+            return np.zeros(len(counts))
+        unique, places = np.unique(counts, return_inverse=True)
+        return accounting.event_curve(
+            spent[-1].event,
+            delta,
+            steps=unique.tolist(),
+            accountant=accountant,
+            relation=self.neighboring_relation,
+        )[places]
+
     def epsilon_if_poisson(
         self, delta: float, *, step: int | None = None, accountant: str = "exact"
     ) -> NotAGuarantee:
         """Return the epsilon of Poisson sampling at the same rate: not a guarantee.
 
-        It is what is often quoted for batches that are shuffled, or of fixed size. The
-        arguments are those of `epsilon`.
+        It is often quoted for batches that are shuffled, or of fixed size.
         """
         poisson = dataclasses.replace(
             self, sampler=sampling.Poisson(), relation=self.neighboring_relation

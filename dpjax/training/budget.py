@@ -4,13 +4,9 @@ Everything is computed before the first step: the cost of a step does not depend
 data, so that the loop is never held up by an accountant.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from dpjax import accounting, sampling
 from dpjax.accounting import accountants
 
 ACCOUNTANTS = accountants.NAMES
@@ -56,51 +52,11 @@ def epsilon_table(
     mechanism: Any, delta: float, steps: Sequence[int]
 ) -> dict[int, dict[str, float]]:
     """Return the epsilon of each accountant after each of `steps`."""
-    columns = [_column(mechanism, delta, steps, name) for name in ACCOUNTANTS]
+    columns = [
+        mechanism.epsilon_curve(delta, steps, accountant=name) for name in ACCOUNTANTS
+    ]
     rows = zip(*columns, strict=True)
     return {
         step: dict(zip(ACCOUNTANTS, map(float, row), strict=True))
         for step, row in zip(steps, rows, strict=True)
     }
-
-
-def _column(
-    mechanism: Any, delta: float, steps: Sequence[int], accountant: str
-) -> np.ndarray:
-    """Return epsilon after each of `steps`, which increase.
-
-    Where the sampling is not Poisson, each point costs as much as the next; but where
-    both ends of a stretch have the same epsilon, so has all between them: with shuffled
-    epochs, epsilon moves once an epoch.
-    """
-    if isinstance(mechanism.sampler, sampling.Poisson):
-        return accounting.epsilon_curve(
-            noise_multiplier=mechanism.noise_multiplier,
-            sampling_prob=mechanism.sampling_prob,
-            steps=steps,
-            delta=delta,
-            accountant=accountant,
-        )
-    values = np.full(len(steps), math.nan)
-
-    def known(index: int) -> float:
-        if math.isnan(values[index]):
-            step = steps[index]
-            values[index] = mechanism.epsilon(delta, step=step, accountant=accountant)
-        return values[index]
-
-    def fill(low: int, high: int) -> None:
-        if high - low < 2:
-            return
-        if known(low) == known(high):
-            values[low:high] = known(low)
-            return
-        middle = (low + high) // 2
-        known(middle)
-        fill(low, middle)
-        fill(middle, high)
-
-    if len(steps):
-        known(0), known(len(steps) - 1)
-        fill(0, len(steps) - 1)
-    return values
