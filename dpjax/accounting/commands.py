@@ -1,5 +1,6 @@
 """What each command of the command line computes and says."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -190,12 +191,19 @@ def _spent(run: Run, delta: float, accountant: str) -> Epsilon:
 
 
 def _group(run: Run, delta: float, size: int, accountant: str) -> Epsilon:
-    """Return the epsilon of `size` examples, by conversion where nothing is better."""
-    try:
+    """Return the epsilon of `size` examples: the account of a group, or a conversion.
+
+    By Renyi divergences, either may be the lower bound.
+    """
+    found = []
+    with contextlib.suppress(AccountingError):
         event = group.group_event(run.event(), size)
-        return accountants.event_epsilon(event, delta, accountant=accountant)
-    except AccountingError:
-        return group.vadhan_epsilon(run.event(), delta, size, accountant=accountant)
+        found.append(accountants.event_epsilon(event, delta, accountant=accountant))
+    if accountant == "rdp" or not found:
+        found.append(
+            group.vadhan_epsilon(run.event(), delta, size, accountant=accountant)
+        )
+    return min(found)
 
 
 def _number(spent: Epsilon) -> dict[str, Any]:

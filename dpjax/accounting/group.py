@@ -38,7 +38,7 @@ def group_event(
 
     Returns:
       An event for `event_epsilon`, under add-or-remove of one person. Where examples
-      are sampled, "exact" and "pld" have an account, and "rdp" has none.
+      are sampled, "rdp" may give more than `vadhan_epsilon` does.
 
     Raises:
       ValueError: `num_examples` is out of range.
