@@ -130,7 +130,7 @@ def _commands(
         elif name == "exact" or name in chosen:
             commands[name] = [sys.executable, script, name]
     if "opacus" in chosen and opacus_python:
-        script = str(accounting_client.HERE / "accounting_opacus.py")
+        script = str(accounting_client.HERE / "opacus_accounting.py")
         commands["opacus"] = [opacus_python, "-W", "ignore", script]
     elif "opacus" in chosen:
         skipped.append("Opacus RDP: left out, there is no --opacus_python.")
