@@ -2,7 +2,9 @@
 
 from dpjax import accounting, clipping, noise, sampling
 from dpjax.accounting import (
+    BudgetExceeded,
     Epsilon,
+    PrivacyLedger,
     calibrate_noise_multiplier,
     calibrate_num_steps,
     epsilon_curve,
@@ -36,9 +38,11 @@ from dpjax.optimizers import (
 
 __all__ = [
     "DPSGD",
+    "BudgetExceeded",
     "ClippedGrads",
     "Epsilon",
     "NonPrivate",
+    "PrivacyLedger",
     "PrivacySpent",
     "accounting",
     "calibrate_noise_multiplier",

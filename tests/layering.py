@@ -12,7 +12,7 @@ import sys
 
 LAYERS = [
     {"types"},
-    {"_check"},
+    {"_check", "_files"},
     {"autodiff", "noise", "sampling", "accounting"},
     {"clipping", "curvature"},
     {"optimizers"},
@@ -32,6 +32,7 @@ DISTRIBUTIONS = {
     "dp_accounting": "dp-accounting",
     "jax_privacy": "jax-privacy",
     "orbax": "orbax-checkpoint",
+    "prv_accountant": "prv-accountant",
     "sklearn": "scikit-learn",
 }
 

@@ -140,7 +140,7 @@ def test_a_delta_that_the_library_cannot_resolve_is_sent_to_the_renyi_accountant
         (dp_accounting.RandomizedResponseDpEvent(0.5, 2), ZERO),
         (dp_accounting.ZCDpEvent(0.1), ADD),
         (LAPLACE(1.0), REPLACE),
-        (dp_accounting.SampledWithoutReplacementDpEvent(9, 3, GAUSSIAN(1.0)), REPLACE),
+        (dp_accounting.dp_event.MixtureOfGaussiansDpEvent(1.0, [1.0], [1.0]), REPLACE),
         (dp_accounting.UnsupportedDpEvent(), ADD),
     ],
 )

@@ -37,9 +37,23 @@ PLAN = DPSGD(
     noise_multiplier=MULTIPLIER,
 )
 SHUFFLED_PLAN = dataclasses.replace(PLAN, sampler=sampling.ShuffledEpochs())
-REPLACE_PLAN = dataclasses.replace(
+SAMPLERS = {
+    "Poisson": sampling.Poisson(),
+    "truncated": sampling.TruncatedPoisson(40),
+    "cyclic": sampling.CyclicPoisson(2),
+    "fixed size": sampling.FixedSize(),
+    "with replacement": sampling.FixedSizeWithReplacement(),
+    "deterministic": sampling.Deterministic(),
+    "shuffled": sampling.ShuffledEpochs(),
+}
+PLANS = {
+    name: dataclasses.replace(PLAN, sampler=sampler)
+    for name, sampler in SAMPLERS.items()
+}
+PLANS["replaced"] = dataclasses.replace(
     SHUFFLED_PLAN, relation=dp_accounting.NeighboringRelation.REPLACE_ONE
 )
+every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 
 
 def loss_fn(params, x):
@@ -80,7 +94,7 @@ def counted(state):
 def in_event(plan):
     """Return the noise multiplier of the event that a mechanism accounts for."""
     event = plan.event().event
-    return getattr(event, "event", event).noise_multiplier
+    return getattr(event, "event", event).noise_multiplier  # In clip norms.
 
 
 def released(make, updates=GRADS, params=PARAMS, scale=1.0, **extra_args):
@@ -150,8 +164,8 @@ def inside_a_scan():
     return flat(updates) * DIVISOR / CLIP_NORM, counted(state)
 
 
-def by_plan(plan, sensitivity):
-    """Return the same for a mechanism: noise over the sensitivity of its relation."""
+def by_plan(plan):
+    """Return the same for a mechanism."""
 
     def make(noise_multiplier):
         silent = dataclasses.replace(plan, noise_multiplier=noise_multiplier)
@@ -159,7 +173,7 @@ def by_plan(plan, sensitivity):
 
     grads = clipped_grad(PARAMS, GRADS, mask=PADDING)
     noise_over_clip_norm, _ = released(make, grads)
-    return noise_over_clip_norm * CLIP_NORM / sensitivity, in_event(plan)
+    return noise_over_clip_norm, in_event(plan)
 
 
 def low_precision():
@@ -192,9 +206,10 @@ RELEASES = {
         aggregate, None, loss_fn=loss_fn, batch=GRADS, mask=PADDING
     ),
     "inside a scan": inside_a_scan,
-    "mechanism": lambda: by_plan(PLAN, PLAN.sensitivity),
-    "mechanism, shuffled": lambda: by_plan(SHUFFLED_PLAN, SHUFFLED_PLAN.sensitivity),
-    "mechanism, replace one": lambda: by_plan(REPLACE_PLAN, 2 * CLIP_NORM),
+    **{
+        f"mechanism, {name}": functools.partial(by_plan, plan)
+        for name, plan in PLANS.items()
+    },
 }
 
 
@@ -226,7 +241,7 @@ def test_divisor_is_a_public_constant_whatever_the_batch(realised):
     np.testing.assert_allclose(flat(update) * DIVISOR, total, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("plan", [PLAN, SHUFFLED_PLAN], ids=["Poisson", "shuffled"])
+@every_plan
 def test_empty_batch_is_a_legal_step_of_pure_noise(plan):
     optimizer = plan.optimizer(optax.scale(1.0), 3)
     nobody = clipped_grad(PARAMS, GRADS, mask=jnp.zeros(BATCH_SIZE, bool))
@@ -351,7 +366,8 @@ def test_sampler_and_event_come_from_one_object(expected_batch_size):
 def test_where_sampling_is_not_what_is_accounted_epsilon_is_refused_or_unamplified():
     relations = dp_accounting.NeighboringRelation
     for sampler, relation in [
-        (sampling.Poisson(), relations.REPLACE_ONE),
+        (sampling.CyclicPoisson(2), relations.ADD_OR_REMOVE_ONE),
+        (sampling.Deterministic(), relations.ADD_OR_REMOVE_ONE),
         (sampling.ShuffledEpochs(), relations.ADD_OR_REMOVE_ONE),
     ]:
         with pytest.raises(ValueError, match="sound account"):
@@ -414,7 +430,8 @@ NOT_PRIVATE = {
     ),
     "a sampler without an account": (
         lambda: dataclasses.replace(
-            PLAN, relation=dp_accounting.NeighboringRelation.REPLACE_ONE
+            SHUFFLED_PLAN,
+            relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
         ),
         "that have a sound account",
     ),

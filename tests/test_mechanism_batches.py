@@ -8,6 +8,15 @@ from dpjax import sampling
 from dpjax.mechanism import DPSGD, NonPrivate
 
 SHUFFLED = sampling.ShuffledEpochs()
+SAMPLERS = [
+    sampling.Poisson(),
+    sampling.TruncatedPoisson(22),
+    sampling.CyclicPoisson(3),
+    sampling.FixedSize(),
+    sampling.FixedSizeWithReplacement(),
+    sampling.Deterministic(),
+    SHUFFLED,
+]
 
 
 def dpsgd(**changes):
@@ -56,8 +65,23 @@ def test_batches_hold_examples_as_often_as_the_event_says():
     assert all(len(np.unique(step)) == len(step) for step in steps)
 
 
-def test_shuffled_epochs_hold_each_example_once():
-    steps = steps_of(dpsgd(sampler=SHUFFLED))
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_batches_have_the_expected_size_in_the_mean(sampler):
+    sizes = [len(step) for step in steps_of(dpsgd(sampler=sampler, num_steps=300))]
+    # A truncated draw is a little smaller: E min(Binomial(200, 0.1), 22) = 19.107.
+    expected = 19.107 if isinstance(sampler, sampling.TruncatedPoisson) else 20.0
+    assert np.mean(sizes) == pytest.approx(expected, abs=5 * math.sqrt(20 / 300))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+def test_nearly_every_batch_fits_into_one_chunk(sampler):
+    chunks = [len(step) for step in dpsgd(sampler=sampler, num_steps=300).batches(3)]
+    assert np.mean(chunks) < 1.02
+
+
+@pytest.mark.parametrize("sampler", [sampling.Deterministic(), SHUFFLED])
+def test_epochs_hold_each_example_once(sampler):
+    steps = steps_of(dpsgd(sampler=sampler))
     assert [len(step) for step in steps] == [20] * 30
     for epoch in range(3):
         order = np.concatenate(steps[10 * epoch : 10 * (epoch + 1)])
@@ -65,7 +89,7 @@ def test_shuffled_epochs_hold_each_example_once():
 
 
 @both
-@pytest.mark.parametrize("sampler", [sampling.Poisson(), SHUFFLED])
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 @pytest.mark.parametrize("start_step", [0, 1, 17, 30])
 def test_batches_resumed_at_a_step_are_those_of_a_run_never_stopped(
     make, sampler, start_step

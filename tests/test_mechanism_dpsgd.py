@@ -13,7 +13,7 @@ from dp_accounting import NeighboringRelation
 from released import PARAMS, examples, flat, loss_fn, normal_rows, unit_noise
 
 from dpjax import accounting, optimizers, sampling
-from dpjax.mechanism import DPSGD, SOUND_PAIRS
+from dpjax.mechanism import DPSGD
 from dpjax.optimizers import privacy_spent, segments
 
 DELTA = 1e-5
@@ -30,7 +30,26 @@ SHUFFLED_PLAN = dataclasses.replace(PLAN, sampler=SHUFFLED)
 REPLACE_PLAN = dataclasses.replace(
     SHUFFLED_PLAN, relation=NeighboringRelation.REPLACE_ONE
 )
-PLANS = {"Poisson": PLAN, "shuffled": SHUFFLED_PLAN, "replace one": REPLACE_PLAN}
+FIXED_PLAN = dataclasses.replace(PLAN, sampler=sampling.FixedSize())
+PLANS = {
+    "Poisson": PLAN,
+    "Poisson, replace one": dataclasses.replace(
+        PLAN, relation=NeighboringRelation.REPLACE_ONE
+    ),
+    "truncated": dataclasses.replace(PLAN, sampler=sampling.TruncatedPoisson(70)),
+    "cyclic": dataclasses.replace(PLAN, sampler=sampling.CyclicPoisson(4)),
+    "fixed size": FIXED_PLAN,
+    "fixed size, add or remove": dataclasses.replace(
+        FIXED_PLAN, relation=NeighboringRelation.ADD_OR_REMOVE_ONE
+    ),
+    "with replacement": dataclasses.replace(
+        PLAN, sampler=sampling.FixedSizeWithReplacement()
+    ),
+    "deterministic": dataclasses.replace(PLAN, sampler=sampling.Deterministic()),
+    "shuffled": SHUFFLED_PLAN,
+    "replace one": REPLACE_PLAN,
+}
+SLOW = ("with replacement", "truncated", "fixed size, add or remove")
 every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 
 
@@ -51,10 +70,47 @@ def test_event_of_shuffled_epochs_has_one_gaussian_an_epoch(num_steps, participa
     assert plan.event() == dp_accounting.SelfComposedDpEvent(step, participations)
 
 
+@every_plan
+def test_the_noise_of_the_event_is_in_clip_norms_and_the_relation_says_the_rest(plan):
+    event = plan.event()
+    assert "1.1" in repr(event)
+    relation = plan.neighboring_relation
+    expected = accounting.event_epsilon(event, DELTA, relation=relation)
+    assert plan.epsilon(DELTA) == expected
+
+
 def test_replacing_an_example_moves_the_sum_twice_as_far():
-    # Noise std / sensitivity: 1.1 C over 2 C.
-    step = dp_accounting.GaussianDpEvent(0.55)
+    step = dp_accounting.GaussianDpEvent(1.1)
     assert REPLACE_PLAN.event() == dp_accounting.SelfComposedDpEvent(step, 5)
+    # Noise std / sensitivity: 1.1 C over 2 C.
+    halved = dataclasses.replace(SHUFFLED_PLAN, noise_multiplier=0.55)
+    assert REPLACE_PLAN.epsilon(DELTA) == pytest.approx(float(halved.epsilon(DELTA)))
+
+
+EVENTS = {
+    sampling.TruncatedPoisson(70): dp_accounting.TruncatedSubsampledGaussianDpEvent(
+        1001, 0.05, 70, 1.1
+    ),
+    sampling.FixedSize(): dp_accounting.SampledWithoutReplacementDpEvent(
+        1000, 50, dp_accounting.GaussianDpEvent(1.1)
+    ),
+    sampling.FixedSizeWithReplacement(): dp_accounting.SampledWithReplacementDpEvent(
+        1000, 50, dp_accounting.GaussianDpEvent(1.1)
+    ),
+    sampling.CyclicPoisson(4): dp_accounting.PoissonSampledDpEvent(
+        0.2, dp_accounting.GaussianDpEvent(1.1)
+    ),
+    sampling.Deterministic(): dp_accounting.GaussianDpEvent(1.1),
+}
+
+
+@pytest.mark.parametrize("sampler", EVENTS)
+def test_every_sampler_has_its_own_event(sampler):
+    times = {sampling.CyclicPoisson(4): 25, sampling.Deterministic(): 5}
+    expected = dp_accounting.SelfComposedDpEvent(
+        EVENTS[sampler], times.get(sampler, 100)
+    )
+    assert dataclasses.replace(PLAN, sampler=sampler).event() == expected
 
 
 def test_optimizer_counts_what_the_event_says():
@@ -107,10 +163,14 @@ def test_optimizer_that_is_private_already_is_refused():
 # Epsilon.
 
 
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 @pytest.mark.parametrize("step", [1, 30, 100])
 def test_epsilon_is_that_of_the_steps_taken(accountant, step):
-    compute = {"pld": accounting.pld_epsilon, "rdp": accounting.rdp_epsilon}
+    compute = {
+        "exact": accounting.exact_epsilon,
+        "pld": accounting.pld_epsilon,
+        "rdp": accounting.rdp_epsilon,
+    }
     expected = compute[accountant](
         noise_multiplier=1.1, sampling_prob=0.05, num_steps=step, delta=DELTA
     )
@@ -119,8 +179,8 @@ def test_epsilon_is_that_of_the_steps_taken(accountant, step):
     assert epsilon.method == accountant
 
 
-def test_epsilon_is_of_all_steps_and_by_pld_where_nothing_is_said():
-    assert PLAN.epsilon(DELTA) == PLAN.epsilon(DELTA, step=100, accountant="pld")
+def test_epsilon_is_of_all_steps_and_exact_where_nothing_is_said():
+    assert PLAN.epsilon(DELTA) == PLAN.epsilon(DELTA, step=100, accountant="exact")
 
 
 def test_epsilon_of_shuffled_epochs_is_that_of_their_gaussians():
@@ -132,7 +192,17 @@ def test_epsilon_of_shuffled_epochs_is_that_of_their_gaussians():
 
 
 @every_plan
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("accountant", ["exact", "rdp"])
+def test_the_curve_holds_the_epsilon_after_each_number_of_steps(plan, accountant):
+    steps = [0, 1, 2, 19, 20, 21, 100]
+    curve = plan.epsilon_curve(DELTA, steps, accountant=accountant)
+    singles = [plan.epsilon(DELTA, step=n, accountant=accountant) for n in steps]
+    np.testing.assert_allclose(curve, singles, rtol=1e-4)
+    assert np.all(plan.epsilon_curve(DELTA, [0, 0]) == 0)
+
+
+@every_plan
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 def test_epsilon_is_zero_at_zero_steps(plan, accountant):
     assert plan.epsilon(DELTA, step=0, accountant=accountant) == 0.0
     nothing = dataclasses.replace(plan, num_steps=0)
@@ -140,7 +210,7 @@ def test_epsilon_is_zero_at_zero_steps(plan, accountant):
 
 
 @every_plan
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 def test_epsilon_is_infinite_without_noise(plan, accountant):
     bare = dataclasses.replace(plan, noise_multiplier=0.0)
     assert bare.epsilon(DELTA, accountant=accountant) == math.inf
@@ -182,11 +252,42 @@ def test_state_never_claims_less_than_a_plan_of_shuffled_epochs():
     assert privacy_spent(state, DELTA).epsilon >= SHUFFLED_PLAN.epsilon(DELTA, step=1)
 
 
-# Calibration.
+# The ledger.
 
 
 @every_plan
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("step", [None, 0, 30])
+def test_the_ledger_holds_what_the_steps_cost_under_the_plans_relation(plan, step):
+    ledger = plan.ledger(step=step)
+    assert ledger.relation == plan.neighboring_relation
+    assert [entry.label for entry in ledger.entries] == ["training"]
+    expected = plan.epsilon(DELTA, step=step)
+    assert ledger.epsilon(DELTA) == pytest.approx(float(expected), rel=1e-9)
+
+
+@every_plan
+def test_a_ledger_with_the_plans_own_epsilon_as_its_budget_has_no_room(plan):
+    spent = plan.epsilon(DELTA)
+    ledger = plan.ledger(budget=accounting.Budget(spent, DELTA), label="tuning")
+    assert ledger.entries[0].label == "tuning"
+    release = dp_accounting.GaussianDpEvent(1.0)
+    with pytest.raises(accounting.BudgetExceeded):
+        ledger.spend(release, "statistics")
+    with pytest.raises(accounting.BudgetExceeded):
+        plan.ledger(budget=accounting.Budget(0.9 * spent, DELTA))
+
+
+# Calibration.
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        pytest.param(plan, id=name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name, plan in PLANS.items()
+    ],
+)
+@pytest.mark.parametrize("accountant", ["exact", "pld", "rdp"])
 @pytest.mark.parametrize("target", [0.5, 8.0])
 def test_calibration_never_passes_the_target_and_wastes_little(
     plan, accountant, target
@@ -229,29 +330,45 @@ def test_plan_without_noise_multiplier_asks_for_calibration(use):
 # Sampler and relation.
 
 
-class Every(sampling.Poisson):
-    """A sampler of the user's own, of which nothing is known."""
+def test_a_plan_asks_for_a_sound_account_of_its_sampler_and_relation():
+    with pytest.raises(accounting.AccountingError, match="that have a sound account"):
+        dataclasses.replace(
+            SHUFFLED_PLAN, relation=NeighboringRelation.ADD_OR_REMOVE_ONE
+        )
 
 
-@pytest.mark.parametrize("relation", [None, *NeighboringRelation])
-@pytest.mark.parametrize("sampler", [sampling.Poisson(), SHUFFLED, Every()])
-def test_sampler_and_relation_without_a_sound_account_are_refused(sampler, relation):
-    chosen = sampler.relation if relation is None else relation
-    if (type(sampler), chosen) in SOUND_PAIRS:
-        plan = dataclasses.replace(PLAN, sampler=sampler, relation=relation)
-        assert plan.neighboring_relation == chosen
+@every_plan
+def test_the_number_of_poisson_sampling_is_offered_and_is_no_guarantee(plan):
+    quoted = plan.epsilon_if_poisson(DELTA)
+    poisson = dataclasses.replace(
+        PLAN, sampler=sampling.Poisson(), relation=plan.neighboring_relation
+    )
+    assert quoted.if_it_were == poisson.epsilon(DELTA)
+    if not plan.sampler or isinstance(plan.sampler, sampling.Poisson):
+        assert quoted.if_it_were == plan.epsilon(DELTA)
     else:
-        with pytest.raises(ValueError, match="that have a sound account"):
-            dataclasses.replace(PLAN, sampler=sampler, relation=relation)
+        assert quoted.if_it_were < plan.epsilon(DELTA)
+    half = plan.epsilon_if_poisson(DELTA, step=50, accountant="rdp")
+    assert half.if_it_were == poisson.epsilon(DELTA, step=50, accountant="rdp")
 
 
-def test_only_these_pairs_have_a_sound_account():
-    assert {
-        (sampling.Poisson, NeighboringRelation.ADD_OR_REMOVE_ONE): 1.0,
-        (sampling.Poisson, NeighboringRelation.REPLACE_SPECIAL): 1.0,
-        (sampling.ShuffledEpochs, NeighboringRelation.REPLACE_SPECIAL): 1.0,
-        (sampling.ShuffledEpochs, NeighboringRelation.REPLACE_ONE): 2.0,
-    } == SOUND_PAIRS
+# What the state of the optimizer says.
+
+
+@pytest.mark.parametrize(
+    ("sampler", "row"),
+    [
+        (sampling.CyclicPoisson(4), (1.1, 0.2, 1)),
+        (sampling.TruncatedPoisson(70), (1.1, 1.0, 1)),
+        (sampling.FixedSize(), (1.1, 1.0, 1)),
+        (sampling.FixedSizeWithReplacement(), (1.1 / 50, 1.0, 1)),
+        (sampling.Deterministic(), (1.1, 1.0, 1)),
+    ],
+)
+def test_state_counts_what_holds_for_one_example_that_is_zeroed_out(sampler, row):
+    optimizer = dataclasses.replace(PLAN, sampler=sampler).optimizer(optax.sgd(0.1), 3)
+    _, state = optimizer.update(normal_rows(PARAMS), optimizer.init(PARAMS), PARAMS)
+    assert segments.read(state[0].segments) == [row]
 
 
 # What it says of itself.

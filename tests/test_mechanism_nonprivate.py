@@ -19,14 +19,16 @@ PLAIN = NonPrivate(num_examples=100, expected_batch_size=5, num_steps=20)
 
 def test_nothing_is_promised_once_a_step_was_taken():
     assert PLAIN.event() == dp_accounting.NonPrivateDpEvent()
-    for accountant in ("pld", "rdp"):
+    for accountant in ("exact", "pld", "rdp"):
         assert PLAIN.epsilon(1e-5, accountant=accountant) == math.inf
         assert PLAIN.epsilon(1e-5, step=1, accountant=accountant) == math.inf
+    assert PLAIN.ledger().epsilon(1e-5) == math.inf
     assert PLAIN.sensitivity == math.inf
 
 
 def test_nothing_is_spent_at_zero_steps():
     assert PLAIN.epsilon(1e-5, step=0) == 0.0
+    assert PLAIN.ledger(step=0).epsilon(1e-5) == 0.0
     nothing = dataclasses.replace(PLAIN, num_steps=0)
     assert nothing.epsilon(1e-5) == 0.0
     assert nothing.event() == dp_accounting.NoOpDpEvent()

@@ -5,6 +5,9 @@ import pathlib
 import re
 
 import quickstart
+from absl import flags
+
+from dpjax.accounting import command_flags, command_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "examples" / "quickstart.py"
@@ -45,3 +48,23 @@ def test_ci_finds_the_test_command_in_readme():
         line for line in README.read_text().splitlines() if re.search(pattern, line)
     ]
     assert lines == [code_blocks("sh")[1].strip()]
+
+
+def test_readme_shows_what_the_accountants_answer():
+    blocks = [block for block in code_blocks("python") if block.startswith(">>>")]
+    examples = "\n".join(blocks)
+    parsed = doctest.DocTestParser().get_doctest(examples, {}, "README", None, None)
+    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(parsed)
+    assert result.attempted > 20
+    assert result.failed == 0
+
+
+def test_readme_shows_what_the_command_line_answers():
+    (command,) = [block for block in code_blocks("sh") if "dpjax.accounting" in block]
+    words = command.split()[3:]
+    flag_values = flags.FlagValues()
+    command_flags.define(flag_values)
+    name, *_ = command_line.parse(["accounting", *words], flag_values)[1:]
+    settings = command_flags.read(name, flag_values)
+    said = command_line.run(name, settings, flag_values)
+    assert code_blocks("text") == [said + "\n"]

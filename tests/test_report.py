@@ -44,6 +44,7 @@ SETTINGS = {
     "command": ["python", "examples/train.py", "--dataset=mnist_5k", "--model=cnn"],
 }
 VERSIONS = {"dpjax": "0.1.0", "jax": "0.10.2", "optax": "0.2.8", "python": "3.11.9"}
+EPSILON = {"exact": 2.9706, "pld": 2.9712, "rdp": 3.2034}
 
 
 def private_line(step, rng, evaluated):
@@ -57,8 +58,7 @@ def private_line(step, rng, evaluated):
     return {
         "step": step,
         "epsilon": {
-            "pld": 2.9712 * math.sqrt(step / 120),
-            "rdp": 3.2034 * math.sqrt(step / 120),
+            name: value * math.sqrt(step / 120) for name, value in EPSILON.items()
         },
         "public": public if evaluated else {},
         "not_private": {
@@ -75,7 +75,7 @@ def private_line(step, rng, evaluated):
 def non_private_line(step, rng, evaluated):
     line = private_line(step, rng, evaluated)
     del line["not_private"]["fraction_clipped"]
-    return line | {"epsilon": {"pld": None, "rdp": None}}
+    return line | {"epsilon": dict.fromkeys(("exact", "pld", "rdp"))}
 
 
 def write_run(path, *, private=True, steps=120, finished=True, tail="", **changes):
@@ -100,7 +100,7 @@ def write_run(path, *, private=True, steps=120, finished=True, tail="", **change
         end = {
             "status": "finished",
             "steps": steps,
-            "epsilon": {"pld": 2.9712, "rdp": 3.2034} if private else {},
+            "epsilon": EPSILON if private else {},
             "delta": config["delta"],
             "public": {"test_loss": 0.312, "test_accuracy": 0.912},
             "elapsed_seconds": 187.4,
@@ -144,8 +144,11 @@ def read_page(run_dir):
 
 def test_verdict_states_utility_both_epsilons_and_delta(tmp_path):
     text = read_page(write_run(tmp_path)).text
-    # Both epsilons are rounded up: 2.9712 and 3.2034.
-    verdict = "91.2 % test accuracy at epsilon = 2.98 (PLD), 3.21 (RDP), delta = 1e-4"
+    # All epsilons are rounded up: 2.9706, 2.9712 and 3.2034.
+    verdict = (
+        "91.2 % test accuracy at epsilon = 2.98 (exact), 2.98 (PLD), 3.21 (RDP), "
+        "delta = 1e-4"
+    )
     assert verdict in text
     assert f"mnist_5k · cnn: {verdict}" in text
     assert "finished" in text
@@ -224,8 +227,9 @@ def test_an_unfinished_run_shows_its_last_line(tmp_path):
         run_dir, lambda line: line | ({"public": {}} if line["step"] > 65 else {})
     )
     text = read_page(run_dir).text
-    # 2.9712 and 3.2034 times sqrt(70 / 120): 2.26927, 2.44662.
-    assert "(at step 60) so far at epsilon = 2.27 (PLD), 2.45 (RDP)" in text
+    # Times sqrt(70 / 120): 2.26881, 2.26927 and 2.44662.
+    so_far = "2.27 (exact), 2.27 (PLD), 2.45 (RDP)"
+    assert f"(at step 60) so far at epsilon = {so_far}" in text
     assert "Unfinished." in text
     assert "70 of 120" in text
 

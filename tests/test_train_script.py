@@ -276,7 +276,8 @@ def test_a_run_says_what_it_does_and_leaves_its_folder(uninterrupted):
     assert steps == ["3", "6", "9", "12"]
     assert re.search(r"^test_accuracy: 0\.\d+ \(public data\)$", out, re.MULTILINE)
     assert re.search(
-        r"^epsilon: 3\.000 \(PLD\), \d\.\d{3} \(RDP\) at delta 0.0001 after 12 steps$",
+        r"^epsilon: 3\.000 \(exact; PLD 3\.00\d, RDP \d\.\d{3}\) at delta 0.0001 "
+        r"after 12 steps$",
         out,
         re.MULTILINE,
     )
@@ -481,7 +482,7 @@ def test_the_budget_stops_the_script(tmp_path):
     arguments = ["--noise_multiplier=1", "--steps=50", "--max_epsilon=0.7"]
     result = result_of(tmp_path, *arguments)
     assert result.status == "stopped_at_budget"
-    assert 0.68 < result.epsilon["pld"] <= 0.7
+    assert 0.68 < result.epsilon["exact"] <= 0.7
 
 
 @pytest.mark.parametrize(
@@ -508,7 +509,7 @@ def test_the_main_job_reaches_its_accuracy(environment, tmp_path):
     code, out, err = finish(process)
     assert code == 0, err
     summary = json.loads(next(tmp_path.glob("runs/*/summary.json")).read_text())
-    assert summary["epsilon"]["pld"] <= 3
+    assert summary["epsilon"]["exact"] <= 3
     assert summary["public"]["test_accuracy"] >= 0.85
     assert "report: runs/mnist_5k-" in out
 

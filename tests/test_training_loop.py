@@ -18,7 +18,7 @@ import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from dpjax import mechanism, optimizers, sampling, training
+from dpjax import accounting, mechanism, optimizers, sampling, training
 from dpjax.clipping import ExampleDependenceError
 from dpjax.training import checkpoints, fingerprint, folder, storage
 
@@ -153,12 +153,12 @@ def test_epsilon_at_logged_steps_is_the_mechanisms():
     result = run()
     assert [line["step"] for line in result.history] == [3, 6, 9, 12]
     for line in result.history:
-        for name in ("pld", "rdp"):
+        for name in ("exact", "pld", "rdp"):
             expected = DPSGD.epsilon(1e-5, step=line["step"], accountant=name)
             assert line["epsilon"][name] == pytest.approx(expected, rel=1e-6)
     assert result.epsilon == result.history[-1]["epsilon"]
     spent = optimizers.privacy_spent(result.opt_state, 1e-5)
-    assert spent.epsilon == pytest.approx(result.epsilon["pld"], rel=1e-6)
+    assert spent.epsilon == pytest.approx(result.epsilon["exact"], rel=1e-6)
     assert (spent.steps, result.steps, result.status) == (12, 12, "finished")
 
 
@@ -211,12 +211,32 @@ def test_the_callers_parameters_are_left_alone():
 
 def test_budget_stops_before_the_step_that_would_pass_it():
     full = run(logging=training.Logging(every=1, progress=False))
-    sixth = full.history[5]["epsilon"]["pld"]
+    sixth = full.history[5]["epsilon"]["exact"]
     stopped = run(max_epsilon=sixth * 1.0001)
     assert (stopped.status, stopped.steps) == ("stopped_at_budget", 6)
-    assert stopped.epsilon["pld"] <= sixth * 1.0001
+    assert stopped.epsilon["exact"] <= sixth * 1.0001
     assert_close(stopped.params, by_hand(DPSGD, 7, optax.adam(0.1))[5])
     assert run(max_epsilon=1e9).status == "finished"
+
+
+def test_the_ledger_has_what_was_spent_and_the_budget():
+    limit = DPSGD.epsilon(1e-5, step=6) * 1.0001
+    stopped = run(max_epsilon=limit)
+    assert stopped.ledger.budget == (limit, 1e-5)
+    assert stopped.ledger.epsilon(1e-5) == pytest.approx(stopped.epsilon["exact"])
+    (entry,) = stopped.ledger.entries
+    assert (entry.times, entry.label) == (6, "training")
+    with pytest.raises(accounting.BudgetExceeded):
+        stopped.ledger.spend(entry.event, "one step more")
+    assert run(delta=None).ledger.budget is None
+
+
+def test_the_run_folder_has_the_ledger_and_the_summary_its_digest(tmp_path):
+    result = run(run_dir=tmp_path / "run", key=None)
+    digest = result.summary["sha256"]["ledger"]
+    path = tmp_path / "run" / "ledger.json"
+    found = accounting.PrivacyLedger.load(path, digest=digest)
+    assert found.entries == result.ledger.entries
 
 
 def test_budget_too_small_for_one_step_trains_nothing():
@@ -240,8 +260,10 @@ def test_the_loop_without_privacy_is_plain_optax():
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
     assert_close(result.params, params)
-    assert result.epsilon == {"pld": np.inf, "rdp": np.inf}
-    assert result.history[-1]["epsilon"] == {"pld": "inf", "rdp": "inf"}
+    names = ("exact", "pld", "rdp")
+    assert result.epsilon == dict.fromkeys(names, np.inf)
+    assert result.history[-1]["epsilon"] == dict.fromkeys(names, "inf")
+    assert result.ledger.epsilon(1e-5) == np.inf
     assert result.history[-1]["not_private"]["grad_norm_quantiles"] == {}
 
 
@@ -249,7 +271,7 @@ def test_no_noise_and_no_clip_is_the_loop_without_privacy():
     plain = mechanism.NonPrivate(num_examples=60, expected_batch_size=20, num_steps=12)
     free = dataclasses.replace(DPSGD, noise_multiplier=0.0, l2_norm_clip=1e6)
     assert_close(run(free).params, run(plain).params, rtol=1e-4)
-    assert run(free).epsilon["pld"] == np.inf
+    assert run(free).epsilon["exact"] == np.inf
 
 
 def test_a_loss_with_randomness_gets_its_own_key_each_example_and_step():
@@ -305,8 +327,11 @@ def test_plain_lines_and_a_closing_statement_are_shown(capsys):
     assert lines[1].startswith("step 12/12  loss 0.")
     for word in ("epsilon ", "test_accuracy ", " left"):
         assert word in lines[0]
-    pld, rdp = (DPSGD.epsilon(1e-5, accountant=name) for name in ("pld", "rdp"))
-    assert f"epsilon: {pld + 5e-4:.3f} (PLD), {rdp + 5e-4:.3f} (RDP) at" in said.out
+    exact, pld, rdp = (
+        f"{DPSGD.epsilon(1e-5, accountant=name) + 5e-4:.3f}"
+        for name in ("exact", "pld", "rdp")
+    )
+    assert f"epsilon: {exact} (exact; PLD {pld}, RDP {rdp}) at" in said.out
     for phrase in (
         "test_accuracy: ",
         "delta 1e-05 after 12 steps",

@@ -8,7 +8,8 @@ import stat
 import numpy as np
 import pytest
 
-from dpjax.training import files, metrics
+from dpjax import _files
+from dpjax.training import metrics
 
 
 def record(mask, loss, norms):
@@ -46,7 +47,7 @@ def test_an_empty_draw_has_no_mean():
 
 def test_a_loss_that_is_not_finite_shows():
     records = [record([1, 1], [np.nan, 1.0], [np.inf, 1.0])]
-    found = json.loads(files.encode(metrics.not_private(records, 1.0, 1)))
+    found = json.loads(_files.encode(metrics.not_private(records, 1.0, 1)))
     assert found["train_loss"] == "nan"
     assert found["non_finite_examples"] == 1
     assert found["fraction_clipped"] == 0.5
@@ -62,19 +63,19 @@ def test_norms_and_their_clipped_share_may_be_unknown():
 
 def test_json_has_words_for_what_is_not_finite():
     value = {"a": [np.inf, -np.inf, np.nan], "b": (np.float32(0.5), np.int64(3))}
-    text = files.encode(value)
+    text = _files.encode(value)
     assert json.loads(text) == {"a": ["inf", "-inf", "nan"], "b": [0.5, 3]}
     assert text.endswith(b"\n")
     assert text.count(b"\n") == 1
     with pytest.raises(TypeError, match="Expected a value that JSON can hold"):
-        files.encode({"a": object()})
+        _files.encode({"a": object()})
 
 
 def test_what_was_written_after_the_mark_is_cut(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    files.append(path, b'{"step": 1}\n')
+    _files.append(path, b'{"step": 1}\n')
     mark = metrics.mark(path)
-    files.append(path, b'{"step": 2}\n{"st')
+    _files.append(path, b'{"step": 2}\n{"st')
     metrics.cut(path, mark)
     assert path.read_bytes() == b'{"step": 1}\n'
     metrics.cut(path, mark)
@@ -102,8 +103,8 @@ def test_lines_that_are_lost_or_altered_are_refused(tmp_path, content):
 
 
 def test_files_are_closed_to_other_users(tmp_path):
-    files.replace(tmp_path / "a", b"x")
-    files.append(tmp_path / "b", b"x")
+    _files.replace(tmp_path / "a", b"x")
+    _files.append(tmp_path / "b", b"x")
     for name in "ab":
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
 
@@ -114,14 +115,14 @@ def fail(*_):
 
 def test_a_replacement_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
-    files.replace(path, b"old")
+    _files.replace(path, b"old")
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(files.WriteError, match=r"No space left on device.*config"):
-        files.replace(path, b"new")
+    with pytest.raises(_files.WriteError, match=r"No space left on device.*config"):
+        _files.replace(path, b"new")
     assert path.read_bytes() == b"old"
 
 
 def test_a_line_that_cannot_be_written_is_a_typed_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", fail)
-    with pytest.raises(files.WriteError, match="Expected to write a file"):
-        files.append(tmp_path / "metrics.jsonl", b"x\n")
+    with pytest.raises(_files.WriteError, match="Expected to write a file"):
+        _files.append(tmp_path / "metrics.jsonl", b"x\n")

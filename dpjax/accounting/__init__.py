@@ -1,26 +1,56 @@
 """Accounting: from what was released to epsilon, and back.
 
-Runs on the host, in float64. Gaussian steps are accounted for here on a grid that fits
-them; events, Renyi divergences and the losses of other mechanisms are dp_accounting's.
+Runs on the host, in float64. Gaussian steps are accounted for here, exactly, on a
+grid that fits them, or by Renyi divergences; events and the losses of other mechanisms
+are dp_accounting's.
 """
 
-from dpjax.accounting.accountants import event_epsilon, pld_epsilon, rdp_epsilon
+from dpjax.accounting.accountants import (
+    event_delta,
+    event_epsilon,
+    exact_epsilon,
+    pld_epsilon,
+    rdp_epsilon,
+)
+from dpjax.accounting.budget import Budget, BudgetExceeded
 from dpjax.accounting.calibration import (
     calibrate_event,
     calibrate_noise_multiplier,
     calibrate_num_steps,
+    calibrate_sampling_prob,
 )
-from dpjax.accounting.curve import epsilon_curve
-from dpjax.accounting.epsilon import AccountingError, Epsilon
+from dpjax.accounting.curve import epsilon_curve, event_curve
+from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
+from dpjax.accounting.group import group_event, vadhan_epsilon
+from dpjax.accounting.ledger import PrivacyLedger
+from dpjax.accounting.ledger_records import LedgerError
+from dpjax.accounting.tradeoff import TradeOffCurve, trade_off_curve
+from dpjax.accounting.views import gaussian_dp, truncated_cdp, zero_concentrated_dp
 
 __all__ = [
     "AccountingError",
+    "Budget",
+    "BudgetExceeded",
+    "Delta",
     "Epsilon",
+    "LedgerError",
+    "PrivacyLedger",
+    "TradeOffCurve",
     "calibrate_event",
     "calibrate_noise_multiplier",
     "calibrate_num_steps",
+    "calibrate_sampling_prob",
     "epsilon_curve",
+    "event_curve",
+    "event_delta",
     "event_epsilon",
+    "exact_epsilon",
+    "gaussian_dp",
+    "group_event",
     "pld_epsilon",
     "rdp_epsilon",
+    "trade_off_curve",
+    "truncated_cdp",
+    "vadhan_epsilon",
+    "zero_concentrated_dp",
 ]

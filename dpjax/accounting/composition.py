@@ -85,13 +85,13 @@ def _convolve(
         # Centred, the transform turns slowly, and its powers keep their digits.
         centre = round(masses @ places)
         padded = np.concatenate([masses, np.zeros(size - masses.size)])
-        spectrum *= _power(fft.rfft(np.roll(padded, -centre)), count)
+        spectrum *= power(fft.rfft(np.roll(padded, -centre)), count)
         log_scale += count * (peak + math.log(scale))
         shift += count * (law.lowest + centre)
     return np.roll(fft.irfft(spectrum, size), shift % size).clip(min=0), log_scale
 
 
-def _power(spectrum: np.ndarray, count: int) -> np.ndarray:
+def power(spectrum: np.ndarray, count: int) -> np.ndarray:
     """Return spectrum^count, and 0 without the work where that is below e^-100."""
     with np.errstate(divide="ignore"):
         matters = count * np.log(np.abs(spectrum)) > -100

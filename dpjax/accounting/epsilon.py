@@ -1,4 +1,4 @@
-"""The number an accountant gives, and the error it raises when it has none."""
+"""The numbers an accountant gives, and the error it raises when it has none."""
 
 import math
 from typing import Self
@@ -33,6 +33,34 @@ class Epsilon(float):
     ) -> Self:
         """Make the float, and give it its two attributes."""
         self = super().__new__(cls, value)
+        self.error = error
+        self.method = method
+        return self
+
+
+class Delta(float):
+    """A delta: a float that says where it comes from, and how small it really is.
+
+    Args:
+      log: its natural logarithm, which also tells deltas apart that no float does.
+      error: how far above the exact logarithm `log` may lie; NaN where it is unknown.
+      method: the accountant's name.
+
+    Example:
+      >>> delta = Delta(-11.5, error=1e-12, method="exact")
+      >>> delta, delta.log, delta.method
+      (1.013009359863071e-05, -11.5, 'exact')
+    """
+
+    log: float
+    error: float
+    method: str
+
+    def __new__(cls, log: float, *, error: float = math.nan, method: str = "") -> Self:
+        """Make the float, and give it its attributes; it is not rounded down to 0."""
+        least = math.ulp(0.0) if log > -math.inf else 0.0
+        self = super().__new__(cls, max(math.exp(log), least))
+        self.log = log
         self.error = error
         self.method = method
         return self

@@ -20,6 +20,11 @@ Parts: TypeAlias = list[tuple[Event, int]]
 
 NON_PRIVATE = dp_accounting.NonPrivateDpEvent()
 
+_BATCHES = (
+    dp_accounting.SampledWithReplacementDpEvent,
+    dp_accounting.SampledWithoutReplacementDpEvent,
+)
+
 
 def take_apart(event: Event) -> Parts:
     """Return the distinct parts of `event` with their counts.
@@ -71,6 +76,10 @@ def _walk(event: Event, count: int) -> Parts:
         return _gaussian(event.noise_multiplier, count)
     if isinstance(event, dp_accounting.PoissonSampledDpEvent):
         return _sampled(event, count)
+    if isinstance(event, _BATCHES):
+        return _batch(event, count)
+    if isinstance(event, dp_accounting.TruncatedSubsampledGaussianDpEvent):
+        return _truncated(event, count)
     return [(event, count)]
 
 
@@ -93,10 +102,62 @@ def _sampled(event: dp_accounting.PoissonSampledDpEvent, count: int) -> Parts:
         return []
     if rate == 1:
         return _walk(event.event, count)
-    inner = take_apart(event.event)
-    if not inner or any(part == NON_PRIVATE for part, _ in inner):
+    inner = _inside(event, event.event)
+    if inner is None or inner == NON_PRIVATE:
         return [(NON_PRIVATE, count)] if inner else []
-    if len(inner) > 1 or inner[0][1] > 1:
-        what = "a Gaussian release, or another single one, inside Poisson sampling"
+    return [(dp_accounting.PoissonSampledDpEvent(rate, inner), count)]
+
+
+def _inside(event: Event, inside: Event) -> Event | None:
+    """Return the one release to which `event` applies sampling; None for none."""
+    inner = take_apart(inside)
+    if any(part == NON_PRIVATE for part, _ in inner):
+        return NON_PRIVATE
+    if len(inner) > 1 or any(count > 1 for _, count in inner):
+        what = "a Gaussian release, or another single one, inside of sampling"
         _check.fail(what, "event", event, AccountingError)
-    return [(dp_accounting.PoissonSampledDpEvent(rate, inner[0][0]), count)]
+    return inner[0][0] if inner else None
+
+
+def _batch(event: Event, count: int) -> Parts:
+    """List a batch of fixed size, drawn with or without replacement."""
+    name = type(event).__name__
+    most = _check.integer(
+        f"{name}.source_dataset_size", event.source_dataset_size, minimum=1
+    )
+    size = _check.integer(f"{name}.sample_size", event.sample_size, minimum=0)
+    if size > most and isinstance(event, _BATCHES[1]):
+        _check.fail(f"at most {most} examples", f"{name}.sample_size", size)
+    inner = _inside(event, event.event)
+    if size == 0 or inner is None:
+        return []
+    if inner == NON_PRIVATE:
+        return [(NON_PRIVATE, count)]
+    if not isinstance(inner, dp_accounting.GaussianDpEvent):
+        what = "a Gaussian release inside of sampling batches of fixed size"
+        _check.fail(what, "event", event, AccountingError)
+    return [(type(event)(most, size, inner), count)]
+
+
+def _truncated(
+    event: dp_accounting.TruncatedSubsampledGaussianDpEvent, count: int
+) -> Parts:
+    """List Poisson samples of which all but so many examples are left out."""
+    name = type(event).__name__
+    size = _check.integer(f"{name}.dataset_size", event.dataset_size, minimum=0)
+    limit = _check.integer(
+        f"{name}.truncated_batch_size", event.truncated_batch_size, minimum=0
+    )
+    gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
+    rate = event.sampling_probability
+    whole = _walk(dp_accounting.PoissonSampledDpEvent(rate, gaussian), count)
+    if size == 0 or limit == 0:
+        return []
+    if size <= limit or not whole or whole[0][0] == NON_PRIVATE:
+        return whole
+    return [(type(event)(size, rate, limit, _noise(whole[0][0])), count)]
+
+
+def _noise(part: Event) -> float:
+    inner = getattr(part, "event", part)
+    return float(inner.noise_multiplier)

@@ -7,11 +7,13 @@ large ones fit; its ends come from delta.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from dpjax.accounting import composition, privacy_loss, window
+from dpjax.accounting.mixture import GaussianMixture
+from dpjax.accounting.revealed import RevealedMixture
 
 _EXTRA_VARIANCE = 1e-4
 """What the grid may add to the variance of the total loss, relatively."""
@@ -22,6 +24,9 @@ _TOTAL_POINTS = 2**20
 
 _TAIL = 1e-6
 """What the grid's ends may add to delta, relatively."""
+
+Laws: TypeAlias = privacy_loss.SampledGaussian | GaussianMixture | RevealedMixture
+"""What can be put on a grid."""
 
 _T = TypeVar("_T")
 
@@ -36,28 +41,41 @@ class Grid:
       interval: distance of grid points, in nats.
     """
 
-    pairs: tuple[privacy_loss.SampledGaussian, ...]
+    pairs: tuple[Laws, ...]
     tail: float
     interval: float
 
     @classmethod
     def choose(
         cls,
-        pairs: Sequence[privacy_loss.SampledGaussian],
+        pairs: Sequence[Laws],
         counts: Sequence[int],
         delta: float,
+        side: int | None = None,
     ) -> "Grid":
-        """Return the coarsest grid that is fine enough for `pairs`, `counts` times."""
+        """Return the coarsest grid that is fine enough for `pairs`, `counts` times.
+
+        Args:
+          pairs: output laws of the releases.
+          counts: how often each is composed, at least once.
+          delta: in (0, 1).
+          side: 0 or 1 for one that only fits losses when one is removed, or added.
+        """
         tail = max(_TAIL * delta / sum(counts), 1e-300)
-        grid = cls(tuple(pairs), tail, _interval(pairs, counts, tail))
+        grid = cls(tuple(pairs), tail, _interval(pairs, counts, tail, side or 0))
         windows = grid.windows(counts, delta)
+        if side is not None:
+            windows = windows[side : side + 1]
         span = max(view.high - view.low for view in windows) / _TOTAL_POINTS
         return dataclasses.replace(grid, interval=max(grid.interval, span))
 
     def laws(self) -> list[list[privacy_loss.LossLaw]]:
         """Return the laws of all releases on the grid, for each direction."""
+        grid = self.interval, self.tail
         both = [
-            privacy_loss.grid_laws(pair, self.interval, self.tail)
+            privacy_loss.grid_laws(pair, *grid)
+            if isinstance(pair, privacy_loss.SampledGaussian)
+            else pair.grid_laws(*grid)
             for pair in self.pairs
         ]
         return self._directions(both)
@@ -102,7 +120,10 @@ class Grid:
 
 
 def _interval(
-    pairs: Sequence[privacy_loss.SampledGaussian], counts: Sequence[int], tail: float
+    pairs: Sequence[Laws],
+    counts: Sequence[int],
+    tail: float,
+    side: int,
 ) -> float:
     """Return the interval that the laws ask for, in nats.
 
@@ -112,7 +133,7 @@ def _interval(
     """
     variance = size = width = 0.0
     for pair, count in zip(pairs, counts, strict=True):
-        losses, log_weights = pair.nodes(tail)[0]
+        losses, log_weights = pair.nodes(tail)[side]
         weights = np.exp(log_weights)
         size += count * float(weights @ np.abs(losses))
         variance += count * float(weights @ (losses - weights @ losses) ** 2)

@@ -1,6 +1,6 @@
 """The accountant of privacy loss distributions: an upper bound close to the truth.
 
-Gaussian releases, plain or Poisson sampled, are composed on a grid that fits them;
+Gaussian releases, plain, Poisson sampled, or mixtures, have a grid that fits them;
 plain ones alone have a closed form. The losses of other events are those of
 dp_accounting, on its own fixed grid.
 """
@@ -14,15 +14,18 @@ import numpy as np
 from dp_accounting import pld
 
 from dpjax import _check
-from dpjax.accounting import privacy_loss, rdp
-from dpjax.accounting.epsilon import AccountingError, Epsilon
+from dpjax.accounting import batches, mixture, privacy_loss, rdp
+from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
-from dpjax.accounting.grid import Grid
+from dpjax.accounting.grid import Grid, Laws
+from dpjax.accounting.inversion import invert
 
 _LEAST_NOISE = 1 / 16
 """A sampled release with less noise loses more than 100 nats: a bound will do."""
 
 _MOST_STEPS = 10**10
+
+_GAUSSIAN = dp_accounting.GaussianDpEvent
 
 _LIBRARY_INTERVAL = 1e-4
 _LIBRARY_LEAST_DELTA = 1e-10
@@ -43,7 +46,8 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     | parts                               | how                        | `.error`  |
     | ----------------------------------- | -------------------------- | --------- |
     | plain Gaussian releases             | closed form                | 0         |
-    | Gaussian, some sampled              | a grid that fits           | estimated |
+    | Gaussian, sampled in any of our     | a grid that fits           | estimated |
+    | ways (`batches`), or mixtures       |                            |           |
     | the same, a noise multiplier < 1/16 | Renyi, or without sampling | unknown   |
     | others                              | dp_accounting's grid       | unknown   |
 
@@ -66,13 +70,13 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
       via characteristic function; Balle and Wang (2018), Improving the Gaussian
       mechanism for differential privacy.
     """
-    if not all(_is_gaussian(part) for part, _ in parts):
+    if not _has_laws(parts, relation):
         return _library_epsilon(parts, delta, relation)
-    if not any(_is_sampled(part) for part, _ in parts):
+    if is_gaussian(parts) and not is_sampled(parts):
         return _plain_epsilon(parts, delta, relation)
-    if not _fits_a_grid(parts):
+    if not fits_a_grid(parts):
         return _rough_epsilon(parts, delta, relation)
-    pairs = [_pair(part, relation) for part, _ in parts]
+    pairs = [_laws(part, relation) for part, _ in parts]
     counts = [count for _, count in parts]
     grid = Grid.choose(pairs, counts, delta)
     coarser = dataclasses.replace(grid, interval=2 * grid.interval)
@@ -88,11 +92,10 @@ def curve(
 
     The laws of one step are put on the grid once, for the largest number of steps.
     """
-    gaussian = all(_is_gaussian(part) for part, _ in parts)
-    sampled = any(_is_sampled(part) for part, _ in parts)
     most = [(part, max(steps) * count) for part, count in parts]
-    if gaussian and sampled and _fits_a_grid(most):
-        pairs = [_pair(part, relation) for part, _ in parts]
+    plain = is_gaussian(parts) and not is_sampled(parts)
+    if _has_laws(parts, relation) and not plain and fits_a_grid(most):
+        pairs = [_laws(part, relation) for part, _ in parts]
         grid = Grid.choose(pairs, [count for _, count in most], delta)
         laws = grid.laws()
 
@@ -107,6 +110,21 @@ def curve(
     return np.array([after(number) if number else 0.0 for number in steps], dtype=float)
 
 
+def delta(parts: Parts, epsilon_wanted: float, relation: Relation) -> Delta:
+    """Return an upper bound on the delta of `parts` at an epsilon."""
+    return invert(epsilon, parts, epsilon_wanted, relation)
+
+
+def is_gaussian(parts: Parts) -> bool:
+    """Tell whether all `parts` are Gaussian releases, plain or Poisson sampled."""
+    return all(_is_gaussian(part) for part, _ in parts)
+
+
+def is_sampled(parts: Parts) -> bool:
+    """Tell whether any of `parts` is sampled."""
+    return any(_is_sampled(part) for part, _ in parts)
+
+
 def _is_sampled(part: Event) -> bool:
     return isinstance(part, dp_accounting.PoissonSampledDpEvent)
 
@@ -117,7 +135,8 @@ def _is_gaussian(part: Event) -> bool:
     return isinstance(inner, dp_accounting.GaussianDpEvent)
 
 
-def _pair(part: Event, relation: Relation) -> privacy_loss.SampledGaussian:
+def pair(part: Event, relation: Relation) -> privacy_loss.SampledGaussian:
+    """Return the pair of output laws of a Gaussian `part`."""
     replace_one = relation == Relation.REPLACE_ONE
     if _is_sampled(part):
         noise, rate = part.event.noise_multiplier, part.sampling_probability
@@ -125,14 +144,51 @@ def _pair(part: Event, relation: Relation) -> privacy_loss.SampledGaussian:
     return privacy_loss.SampledGaussian(part.noise_multiplier, 1.0, replace_one)
 
 
-def _fits_a_grid(parts: Parts) -> bool:
+def _is_mixture(part: Event) -> bool:
+    return isinstance(part, dp_accounting.dp_event.MixtureOfGaussiansDpEvent)
+
+
+def _has_laws(parts: Parts, relation: Relation) -> bool:
+    """Tell whether the laws of all `parts` under `relation` are known here."""
+    return all(
+        _is_gaussian(part)
+        or (_is_mixture(part) and relation != Relation.REPLACE_ONE)
+        or batches.laws(part, relation) is not None
+        for part, _ in parts
+    )
+
+
+def _laws(part: Event, relation: Relation) -> Laws:
+    if _is_mixture(part):
+        return mixture.from_event(part)
+    return batches.laws(part, relation) or pair(part, relation)
+
+
+def fits_a_grid(parts: Parts) -> bool:
     """Tell whether all noise is large enough; raise where there are too many parts."""
     total = sum(count for _, count in parts)
     if total > _MOST_STEPS:
         what = f"at most {_MOST_STEPS} compositions, or accountant='rdp'"
         _check.fail(what, "count", total, AccountingError)
-    sampled = [part.event for part, _ in parts if _is_sampled(part)]
-    return all(release.noise_multiplier >= _LEAST_NOISE for release in sampled)
+    sampled = [part for part, _ in parts if not isinstance(part, _GAUSSIAN)]
+    return all(_common_noise(part) >= _LEAST_NOISE for part in sampled)
+
+
+def _common_noise(part: Event) -> float:
+    """Return the noise over the largest shift of `part` that is not a rare one."""
+    if _is_mixture(part):
+        return 1 / mixture.from_event(part).common_shift
+    if isinstance(part, dp_accounting.TruncatedSubsampledGaussianDpEvent):
+        return part.noise_multiplier / 2
+    noise = part.event.noise_multiplier
+    return noise if _is_sampled(part) else noise / 2
+
+
+def _unsampled(part: Event) -> dp_accounting.GaussianDpEvent:
+    """Return the plain Gaussian release that costs at least what `part` does."""
+    if _is_mixture(part):
+        return _GAUSSIAN(1 / mixture.from_event(part).largest_shift)
+    return part.event if _is_sampled(part) else part
 
 
 def _plain_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
@@ -149,12 +205,13 @@ def _plain_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
 
 def _rough_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return the Renyi bound, or where there is none, that of releases not sampled."""
-    distance = sum(count * _pair(part, relation).distance for part, count in parts)
+    distance = sum(count * _laws(part, relation).distance for part, count in parts)
     if distance <= delta:
         return Epsilon(0.0, error=0.0, method="pld")
-    if relation != Relation.REPLACE_ONE:
+    cut = any(batches.laws(part, relation) for part, _ in parts)
+    if cut or (is_gaussian(parts) and relation != Relation.REPLACE_ONE):
         return rdp.epsilon(parts, delta, relation)
-    plain = [(part.event if _is_sampled(part) else part, n) for part, n in parts]
+    plain = [(_unsampled(part), n) for part, n in parts]
     return Epsilon(_plain_epsilon(plain, delta, relation), method="pld")
 
 

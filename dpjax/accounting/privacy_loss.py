@@ -13,12 +13,14 @@ is the law of L(x) for x drawn from P ("remove"), and of -L(x) for x from Q ("ad
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from scipy import special
 
-_NUM_NODES = 501
+from dpjax.accounting.cells import Cells, cell_masses
+
+NUM_NODES = 501
 _LARGEST_EXPONENT = 700.0
 
 
@@ -48,6 +50,33 @@ class Nodes(NamedTuple):
     log_weights: np.ndarray
 
 
+class OutputLaws(Protocol):
+    """A pair (P, Q) whose loss grows with the output: what a grid asks of it."""
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether adding costs what removing costs."""
+
+    @property
+    def distance(self) -> float:
+        """Total variation distance of P and Q: the delta at epsilon 0."""
+
+    def loss(self, x: np.ndarray) -> np.ndarray:
+        """Return log P/Q at x in nats, elementwise."""
+
+    def output(self, loss: np.ndarray) -> np.ndarray:
+        """Return the x with that loss, elementwise; -inf below the least loss."""
+
+    def range(self, tail: float) -> tuple[float, float]:
+        """Return outputs with mass at most `tail` of P above, and of Q below, them."""
+
+    def nodes(self, tail: float) -> tuple[Nodes, Nodes]:
+        """Return quadrature rules of the loss when one is removed, and added."""
+
+    def cells(self, edges: np.ndarray) -> Cells:
+        """Return the masses of P and Q between outputs, and P's less Q's."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SampledGaussian:
     """The pair (P, Q) of the module's text.
@@ -68,19 +97,22 @@ class SampledGaussian:
         return self.replace_one or self.sampling_prob == 1
 
     @property
+    def shift(self) -> float:
+        """How far the sum moves when the example is sampled, in noise deviations."""
+        return (2 if self.replace_one else 1) / self.noise_multiplier
+
+    @property
     def distance(self) -> float:
         """Total variation distance of P and Q: the delta at epsilon 0."""
-        shift = 2 if self.replace_one else 1
-        share = special.erf(shift / (math.sqrt(8) * self.noise_multiplier))
-        return self.sampling_prob * float(share)
+        return self.sampling_prob * float(special.erf(self.shift / math.sqrt(8)))
 
     def loss(self, x: np.ndarray) -> np.ndarray:
         """Return L(x) in nats, elementwise."""
         variance = self.noise_multiplier**2
-        gain = self._log_mixture((x - 0.5) / variance)
+        gain = self.log_mixture((x - 0.5) / variance)
         if not self.replace_one:
             return gain
-        return gain - self._log_mixture((-x - 0.5) / variance)
+        return gain - self.log_mixture((-x - 0.5) / variance)
 
     def output(self, loss: np.ndarray) -> np.ndarray:
         """Return the x with L(x) = loss, elementwise; -inf below the least loss."""
@@ -105,7 +137,7 @@ class SampledGaussian:
     def nodes(self, tail: float) -> tuple[Nodes, Nodes]:
         """Return quadrature rules of the loss when one is removed, and added."""
         s, q = self.noise_multiplier, self.sampling_prob
-        x = np.linspace(*self.range(tail), _NUM_NODES)
+        x = np.linspace(*self.range(tail), NUM_NODES)
         log_density = math.log(q) - 0.5 * ((x - 1) / s) ** 2
         if q < 1:
             unsampled = math.log1p(-q) - 0.5 * (x / s) ** 2
@@ -114,14 +146,27 @@ class SampledGaussian:
         removed = Nodes(losses, log_density - special.logsumexp(log_density))
         return removed, Nodes(-losses, removed.log_weights - losses)
 
-    def _log_mixture(self, exponent: np.ndarray) -> np.ndarray:
+    def cells(self, edges: np.ndarray) -> Cells:
+        """Return the masses of P and Q between outputs, and P's less Q's."""
+        q, s = self.sampling_prob, self.noise_multiplier
+        unsampled, plus = cell_masses(edges / s), cell_masses((edges - 1) / s)
+        minus = cell_masses((edges + 1) / s) if self.replace_one else unsampled
+        upper = (1 - q) * unsampled + q * plus
+        lower = (1 - q) * unsampled + q * minus
+        return Cells(upper, lower, q * (plus - minus))
+
+    def log_mixture(self, exponent: np.ndarray) -> np.ndarray:
         """Return log(1 - q + q e^exponent) without loss of digits."""
         q = self.sampling_prob
         if q == 1:
             return exponent
-        near = np.log1p(q * np.expm1(np.minimum(exponent, 1.0)))
+        # The first form keeps the digits of a small logarithm, the second those of a
+        # large one and of one that is far below 0.
+        near = np.log1p(q * np.expm1(np.clip(exponent, -1.0, 500.0)))
         far = np.logaddexp(math.log1p(-q), math.log(q) + exponent)
-        return np.where(exponent < 1, near, far)
+        small = (exponent < 500) & ((exponent > -1) | (q < 0.5))
+        below = np.log1p(q * np.expm1(np.minimum(exponent, 0.0)))
+        return np.where(small, np.where(exponent < 0, below, near), far)
 
     def _half_replace_output(self, loss: np.ndarray) -> np.ndarray:
         """Return asinh(c sinh(loss / 2)) with c = (1 - q) / q e^(1 / (2 s^2)).
@@ -141,7 +186,7 @@ class SampledGaussian:
 
 
 def grid_laws(
-    pair: SampledGaussian, interval: float, tail: float
+    pair: OutputLaws, interval: float, tail: float
 ) -> tuple[LossLaw, LossLaw]:
     """Return the laws of the loss when one is removed and added, on a grid.
 
@@ -161,33 +206,48 @@ def grid_laws(
       Doroshenko, Ghazi, Kamath, Kumar and Manurangsi (2022), Connect the dots: tighter
       discrete approximations of privacy loss distributions.
     """
-    low, high = pair.loss(np.array(pair.range(tail)))
-    lowest, highest = math.floor(low / interval), math.ceil(high / interval)
-    losses = interval * np.arange(lowest, highest + 1)
-    masses, beyond, below = _connect_the_dots(pair, losses, interval)
-    removed = LossLaw(lowest, masses, beyond)
+    places, losses, edges = cell_edges(pair, interval, tail)
+    masses, beyond, below = connect_the_dots(pair.cells(edges), losses, interval)
+    removed = LossLaw(int(places[0]), masses, beyond)
     if pair.symmetric:
         return removed, removed
-    return removed, LossLaw(-highest, (masses * np.exp(-losses))[::-1], below)
+    turned = (masses * np.exp(-losses))[::-1]
+    return removed, LossLaw(-int(places[-1]), turned, below)
 
 
-def _connect_the_dots(
-    pair: SampledGaussian, losses: np.ndarray, interval: float
+def cell_edges(
+    pair: OutputLaws, interval: float, tail: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the grid in intervals and in nats, and its outputs between infinities."""
+    low, high = pair.loss(np.array(pair.range(tail)))
+    places = np.arange(math.floor(low / interval), math.ceil(high / interval) + 1)
+    losses = interval * places
+    return places, losses, np.concatenate([[-np.inf], pair.output(losses), [np.inf]])
+
+
+def connect_the_dots(
+    cells: Cells,
+    losses: np.ndarray,
+    interval: float,
+    moved: np.ndarray | float = 0.0,
 ) -> tuple[np.ndarray, float, float]:
-    """Return the masses of P, and those of P above and Q below that become infinite."""
-    q, s = pair.sampling_prob, pair.noise_multiplier
-    edges = np.concatenate([[-np.inf], pair.output(losses), [np.inf]])
-    unsampled, plus = _cell_masses(edges / s), _cell_masses((edges - 1) / s)
-    minus = _cell_masses((edges + 1) / s) if pair.replace_one else unsampled
-    upper = (1 - q) * unsampled + q * plus
-    lower = (1 - q) * unsampled + q * minus
+    """Return the masses of P, and those of P above and Q below that become infinite.
+
+    Args:
+      cells: (n + 1,) masses below, between and above the grid's outputs.
+      losses: (n,) in nats.
+      interval: their distance.
+      moved: (n - 1,) what is added to P - e^loss Q of the cells between.
+    """
+    upper, lower, difference = cells
     # Of a cell's mass P, the share up moves to its upper end, with Q kept:
     # up (1 - e^-interval) = P - e^loss Q. Small losses would cancel nearly all of it.
     exponents = np.minimum(losses, _LARGEST_EXPONENT)
-    small = q * (plus - minus)[1:-1] - np.expm1(exponents[:-1]) * lower[1:-1]
+    small = difference[1:-1] - np.expm1(exponents[:-1]) * lower[1:-1]
     large = upper[1:-1] - np.exp(exponents[:-1]) * lower[1:-1]
     excess = np.where(np.abs(exponents[:-1]) < 0.5, small, large)
-    up = np.clip(excess / -math.expm1(-interval), 0.0, upper[1:-1])
+    up = (excess + moved) / -math.expm1(-interval)
+    up = np.clip(up, 0.0, upper[1:-1])
     top = min(upper[-1], lower[-1] * math.exp(exponents[-1]))
     bottom = upper[0]
     masses = np.append(upper[1:-1] - up, top)
@@ -195,12 +255,3 @@ def _connect_the_dots(
     masses[0] += bottom
     below = lower[0] - bottom * math.exp(min(-losses[0], _LARGEST_EXPONENT))
     return masses, upper[-1] - top, max(0.0, below)
-
-
-def _cell_masses(edges: np.ndarray) -> np.ndarray:
-    """Return the standard normal's mass between neighbouring edges, tails in full."""
-    low, high = edges[:-1], edges[1:]
-    above = low > 0
-    return special.ndtr(np.where(above, -low, high)) - special.ndtr(
-        np.where(above, -high, low)
-    )

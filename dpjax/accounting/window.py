@@ -55,9 +55,10 @@ def find_window(nodes: Sequence[Nodes], counts: Sequence[int], delta: float) -> 
       counts: how often each loss is composed, at least once.
       delta: in (0, 1).
     """
+    size = max(rule.losses.size for rule in nodes)
     quadrature = _Quadrature(
-        np.stack([rule.losses for rule in nodes]),
-        np.stack([rule.log_weights for rule in nodes]),
+        np.stack([_padded(rule.losses, size, rule.losses[0]) for rule in nodes]),
+        np.stack([_padded(rule.log_weights, size, -np.inf) for rule in nodes]),
         np.array(counts, dtype=float),
     )
     log_delta = math.log(delta)
@@ -73,6 +74,10 @@ def find_window(nodes: Sequence[Nodes], counts: Sequence[int], delta: float) -> 
             break
     low, high = _ends(quadrature, tilt, _LOG_OUTSIDE - log_tail)
     return Window(low, high, bound, tilt, rounding)
+
+
+def _padded(values: np.ndarray, size: int, fill: float) -> np.ndarray:
+    return np.pad(values, (0, size - values.size), constant_values=fill)
 
 
 class _Quadrature(NamedTuple):

@@ -6,6 +6,7 @@ cannot disagree, because there is one place where they are written down.
 
 from dpjax.mechanism.dpsgd import DPSGD
 from dpjax.mechanism.nonprivate import NonPrivate
+from dpjax.mechanism.not_a_guarantee import NotAGuarantee
 from dpjax.mechanism.relations import RELATION_WORDS, SOUND_PAIRS
 
-__all__ = ["DPSGD", "RELATION_WORDS", "SOUND_PAIRS", "NonPrivate"]
+__all__ = ["DPSGD", "RELATION_WORDS", "SOUND_PAIRS", "NonPrivate", "NotAGuarantee"]

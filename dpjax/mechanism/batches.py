@@ -1,6 +1,5 @@
 """The part of a mechanism that draws batches."""
 
-import math
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,15 +24,17 @@ class Batches:
         """Static number of rows of a chunk; larger draws fill several chunks."""
         if self.static_batch_size is not None:
             return self.static_batch_size
-        if isinstance(self._sampler, sampling.Poisson):
-            return sampling.default_chunk_size(
-                self.num_examples, self.expected_batch_size
-            )
-        return math.ceil(self.expected_batch_size)
+        return self._sampler.chunk_size(
+            num_examples=self.num_examples,
+            expected_batch_size=self.expected_batch_size,
+        )
 
     @property
     def sampling_prob(self) -> float | None:
-        """Probability that an example enters a batch; None: nothing is amplified."""
+        """Probability that an example enters a batch; None: nothing is amplified.
+
+        With cyclic sampling, a batch that is its group's turn.
+        """
         return self._sampler.sampling_prob(
             num_examples=self.num_examples,
             expected_batch_size=self.expected_batch_size,

@@ -1,17 +1,19 @@
 """DP-SGD as one value."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dp_accounting
 import jax
+import numpy as np
 import optax
 
 from dpjax import _check, accounting, clipping, optimizers, sampling
 from dpjax.clipping import rules
 from dpjax.mechanism.batches import Batches
-from dpjax.mechanism.relations import RELATION_WORDS, SOUND_PAIRS
+from dpjax.mechanism.not_a_guarantee import NotAGuarantee
+from dpjax.mechanism.relations import RELATION_WORDS, check_pair
 from dpjax.types import KeyLike, LossFn
 
 
@@ -28,7 +30,7 @@ class DPSGD(Batches):
       l2_norm_clip: clip norm > 0, a prefix pytree of such, or a clipping rule.
       noise_multiplier: noise standard deviation over add-or-remove sensitivity, >= 0;
         `None` until `calibrate` has solved for it.
-      sampler: `sampling.Poisson()` (also when `None`) or `sampling.ShuffledEpochs()`.
+      sampler: one of `sampling`; `None` is `sampling.Poisson()`.
       relation: neighbouring relation of the guarantee; `None` takes the sampler's own.
       static_batch_size: rows of a padded chunk; `None` chooses them. It changes memory
         and time only.
@@ -62,16 +64,7 @@ class DPSGD(Batches):
 
     def __post_init__(self) -> None:
         self._check_batches()
-        if (type(self._sampler), self.neighboring_relation) not in SOUND_PAIRS:
-            known = [
-                f"{sampler.__name__} with {RELATION_WORDS[relation]}"
-                for sampler, relation in SOUND_PAIRS
-            ]
-            raise ValueError(
-                "Expected a sampler and a neighbouring relation that have a sound "
-                f"account ({'; '.join(known)}), got sampler={self._sampler!r} and "
-                f"relation={self.neighboring_relation!r}."
-            )
+        check_pair(self._sampler, self.neighboring_relation)
         rule = rules.as_rule(self.l2_norm_clip)
         if not isinstance(rule.sensitivity, float):
             _check.fail("a static clip norm", "l2_norm_clip", self.l2_norm_clip)
@@ -89,24 +82,89 @@ class DPSGD(Batches):
         return self._sampler.relation if self.relation is None else self.relation
 
     def event(self) -> dp_accounting.DpEvent:
-        """Return what all `num_steps` steps spend, for the chosen relation."""
+        """Return what all `num_steps` steps spend, with their noise in clip norms.
+
+        It is to be accounted for under `neighboring_relation`, which says how far the
+        sum moves (dp_accounting's Renyi accountant does not look at it).
+        """
         return self._event(self._noise(), self.num_steps)
 
     def epsilon(
-        self, delta: float, *, step: int | None = None, accountant: str = "pld"
+        self, delta: float, *, step: int | None = None, accountant: str = "exact"
     ) -> accounting.Epsilon:
         """Return the epsilon after `step` steps (all of them when `None`).
 
         Args:
           delta: in [0, 1).
           step: steps taken, at most `num_steps`.
-          accountant: "pld" or "rdp".
+          accountant: "exact", "pld" or "rdp".
         """
         event = self._event(self._noise(), self._steps(step))
-        return accounting.event_epsilon(event, delta, accountant=accountant)
+        return accounting.event_epsilon(
+            event, delta, accountant=accountant, relation=self.neighboring_relation
+        )
+
+    def epsilon_curve(
+        self, delta: float, steps: Sequence[int], *, accountant: str = "exact"
+    ) -> np.ndarray:
+        """Return epsilon after each of `steps`, for little more than one costs.
+
+        Args:
+          delta: in (0, 1).
+          steps: (n,) numbers of steps, increasing, at most `num_steps`.
+          accountant: as in `epsilon`.
+        """
+        spent = [self._event(self._noise(), self._steps(number)) for number in steps]
+        counts = [getattr(event, "count", 0) for event in spent]
+        if not any(counts):
+            return np.zeros(len(counts))
+        unique, places = np.unique(counts, return_inverse=True)
+        return accounting.event_curve(
+            spent[-1].event,
+            delta,
+            steps=unique.tolist(),
+            accountant=accountant,
+            relation=self.neighboring_relation,
+        )[places]
+
+    def epsilon_if_poisson(
+        self, delta: float, *, step: int | None = None, accountant: str = "exact"
+    ) -> NotAGuarantee:
+        """Return the epsilon of Poisson sampling at the same rate: not a guarantee.
+
+        It is often quoted for batches that are shuffled, or of fixed size.
+        """
+        poisson = dataclasses.replace(
+            self, sampler=sampling.Poisson(), relation=self.neighboring_relation
+        )
+        spent = poisson.epsilon(delta, step=step, accountant=accountant)
+        return NotAGuarantee(spent, delta, "batches were Poisson samples")
+
+    def ledger(
+        self,
+        *,
+        step: int | None = None,
+        budget: accounting.Budget | None = None,
+        label: str = "training",
+    ) -> accounting.PrivacyLedger:
+        """Return a ledger under `relation` with `step` steps (all when `None`) in it.
+
+        What else is released of the same data is to be spent on it before.
+
+        Args:
+          step: steps taken, at most `num_steps`.
+          budget: of the whole ledger.
+          label: of the steps.
+
+        Raises:
+          BudgetExceeded: the steps alone pass the budget.
+        """
+        ledger = accounting.PrivacyLedger(budget, relation=self.neighboring_relation)
+        ledger.spend(self._event(self._noise(), self._steps(step)), label)
+        return ledger
 
     def calibrate(
-        self, target_epsilon: float, delta: float, *, accountant: str = "pld"
+        self, target_epsilon: float, delta: float, *, accountant: str = "exact"
     ) -> "DPSGD":
         """Return a copy with the least noise whose epsilon is at most the target.
 
@@ -118,6 +176,7 @@ class DPSGD(Batches):
             target_epsilon=target_epsilon,
             delta=delta,
             accountant=accountant,
+            relation=self.neighboring_relation,
         )
         return dataclasses.replace(self, noise_multiplier=multiplier)
 
@@ -132,16 +191,21 @@ class DPSGD(Batches):
     ) -> optax.GradientTransformationExtraArgs:
         """Make a plain optax optimizer private with this mechanism's noise.
 
-        What `privacy_spent` reads off its state amplifies by Poisson sampling alone;
-        for other samplers this object's `epsilon` is the (lower) statement.
+        What `privacy_spent` reads off its state is for neighbours of which one lacks
+        an example, and amplifies by Poisson sampling alone; for other samplers and
+        relations, this object's `epsilon` is the statement.
         """
+        sampler, size = self._sampler, self.expected_batch_size
         return optimizers.privatize(
             optimizer,
             self.l2_norm_clip,
             self._noise(),
             key,
-            expected_batch_size=self.expected_batch_size,
-            sampling_prob=self.sampling_prob,
+            expected_batch_size=size,
+            sampling_prob=self.sampling_prob if sampler.is_poisson else None,
+            max_copies=sampler.max_copies(
+                num_examples=self.num_examples, expected_batch_size=size
+            ),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -175,10 +239,10 @@ class DPSGD(Batches):
         return self.noise_multiplier
 
     def _event(self, noise_multiplier: float, steps: int) -> dp_accounting.DpEvent:
-        pair = (type(self._sampler), self.neighboring_relation)
         return self._sampler.event(
-            noise_multiplier=noise_multiplier / SOUND_PAIRS[pair],
+            noise_multiplier=noise_multiplier,
             num_examples=self.num_examples,
             expected_batch_size=self.expected_batch_size,
             num_steps=steps,
+            relation=self.neighboring_relation,
         )

@@ -44,11 +44,19 @@ class NonPrivate(Batches):
         return _event(self.num_steps)
 
     def epsilon(
-        self, delta: float, *, step: int | None = None, accountant: str = "pld"
+        self, delta: float, *, step: int | None = None, accountant: str = "exact"
     ) -> accounting.Epsilon:
         """Return infinity (0 after 0 steps)."""
         event = _event(self._steps(step))
         return accounting.event_epsilon(event, delta, accountant=accountant)
+
+    def ledger(
+        self, *, step: int | None = None, label: str = "training"
+    ) -> accounting.PrivacyLedger:
+        """Return a ledger that says that nothing is promised of `step` steps."""
+        ledger = accounting.PrivacyLedger()
+        ledger.spend(_event(self._steps(step)), label)
+        return ledger
 
     def clipped_grad(
         self, loss_fn: LossFn, **options: Any

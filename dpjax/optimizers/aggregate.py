@@ -37,6 +37,7 @@ def differentially_private_aggregate(
     *,
     expected_batch_size: Number | None = None,
     sampling_prob: Number | None = None,
+    max_copies: int = 1,
     seed: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Turn per-example gradients into a private average.
@@ -62,6 +63,8 @@ def differentially_private_aggregate(
         by the static length of the batch axis. Needed with `sampling_prob` or a mask.
       sampling_prob: probability in (0, 1] with which Poisson sampling puts each example
         into a batch, for the accounting; `None`: nothing is amplified.
+      max_copies: how often one example may come in a batch, for the accounting: more
+        than once where it is drawn with replacement, and then not with `sampling_prob`.
       seed: the old keyword of optax: an integer, instead of `key`.
 
     Returns:
@@ -83,7 +86,7 @@ def differentially_private_aggregate(
       Abadi et al. 2016, Deep Learning with Differential Privacy, arXiv 1607.00133.
     """
     settings = checked(
-        l2_norm_clip, noise_multiplier, expected_batch_size, sampling_prob
+        l2_norm_clip, noise_multiplier, expected_batch_size, sampling_prob, max_copies
     )
     source = one_key(key, seed)
 
@@ -156,7 +159,8 @@ def _release(
     average = jax.tree.map(lambda total, z: (total + z) / divisor, grads.sum, drawn)
     sampling_prob = settings.sampling_prob
     words = segments.settings_words(
-        settings.noise_multiplier, 1.0 if sampling_prob is None else sampling_prob
+        settings.noise_multiplier / settings.max_copies,
+        1.0 if sampling_prob is None else sampling_prob,
     )
     counted = segments.count_step(state.segments, words)
     new_state = PrivateAggregateState(state.key, state.step + 1, counted)

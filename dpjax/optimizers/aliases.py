@@ -17,6 +17,7 @@ def privatize(
     *,
     expected_batch_size: Number | None = None,
     sampling_prob: Number | None = None,
+    max_copies: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Make any optax optimizer private: it sees the noised average and nothing else.
 
@@ -30,6 +31,7 @@ def privatize(
       key: PRNG key, key data or seed; `None` draws fresh entropy at `init`.
       expected_batch_size: the public divisor.
       sampling_prob: probability of Poisson sampling, for the accounting.
+      max_copies: how often one example may come in a batch, for the accounting.
 
     Returns:
       An optax optimizer whose `update` takes per-example gradients, a `ClippedGrads`,
@@ -46,6 +48,7 @@ def privatize(
         key,
         expected_batch_size=expected_batch_size,
         sampling_prob=sampling_prob,
+        max_copies=max_copies,
     )
     return optax.chain(private, optimizer)
 

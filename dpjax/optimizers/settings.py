@@ -20,6 +20,7 @@ class Settings(NamedTuple):
     noise_multiplier: Number
     expected_batch_size: Number | None
     sampling_prob: Number | None
+    max_copies: int
 
 
 def checked(
@@ -27,6 +28,7 @@ def checked(
     noise_multiplier: Any,
     expected_batch_size: Any,
     sampling_prob: Any,
+    max_copies: Any,
 ) -> Settings:
     """Check the settings against their ranges and against each other."""
     if sampling_prob is not None and expected_batch_size is None:
@@ -35,6 +37,9 @@ def checked(
             "expected_batch_size=None. The size of a sampled batch is private and "
             "cannot be the divisor."
         )
+    copies = _check.integer("max_copies", max_copies, minimum=1)
+    if copies > 1 and sampling_prob is not None:
+        _check.fail("1 with sampling_prob", "max_copies", copies)
     return Settings(
         rule=rules.as_rule(l2_norm_clip),
         noise_multiplier=_number(
@@ -44,6 +49,7 @@ def checked(
         if expected_batch_size is None
         else _number(_check.positive, "expected_batch_size", expected_batch_size),
         sampling_prob=None if sampling_prob is None else _sampling_prob(sampling_prob),
+        max_copies=copies,
     )
 
 

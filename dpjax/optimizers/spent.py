@@ -30,7 +30,7 @@ class PrivacySpent(NamedTuple):
 
 
 def privacy_spent(
-    opt_state: ArrayTree, delta: float, *, accountant: str = "pld"
+    opt_state: ArrayTree, delta: float, *, accountant: str = "exact"
 ) -> PrivacySpent:
     """Return the epsilon of all steps that an optimizer's state has counted.
 
@@ -40,7 +40,7 @@ def privacy_spent(
     Args:
       opt_state: concrete state of a private optimizer of this library.
       delta: in [0, 1).
-      accountant: "pld" or "rdp".
+      accountant: "exact", "pld" or "rdp".
 
     Returns:
       `PrivacySpent(epsilon, delta, steps, method)`.
@@ -48,7 +48,9 @@ def privacy_spent(
     Guarantee:
       The steps are (epsilon, delta)-DP under add-or-remove-one, if every step's batch
       was drawn by Poisson sampling with the `sampling_prob` that the optimizer was
-      given, or without it for any batches at all (nothing is amplified then).
+      given. Without it nothing is amplified, and for any batches in which an example
+      comes at most `max_copies` times they are so for neighbours of which one has, in
+      its place, an example that contributes nothing.
 
     Raises:
       ValueError: no private state, several of them (on one batch they have no sum), a

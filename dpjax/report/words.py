@@ -71,9 +71,9 @@ _CONSTANTS = {
 }
 
 _METHODS = {
-    "pld": ("PLD", "Privacy loss distributions, composed numerically: tight."),
+    "exact": ("exact", "The transform of the privacy loss, inverted: the true number."),
+    "pld": ("PLD", "Privacy loss distributions on a grid: next to it."),
     "rdp": ("RDP", "Rényi divergences, converted: looser, simple to check."),
-    "exact": ("exact", "The privacy loss, inverted from its transform."),
 }
 
 

@@ -1,7 +1,7 @@
 """The training loop: fit, checkpoints, metrics, progress, flags."""
 
+from dpjax._files import WriteError
 from dpjax.training.checkpoints import CheckpointError, Checkpointing
-from dpjax.training.files import WriteError
 from dpjax.training.flags import (
     apply_defaults,
     define_flags,

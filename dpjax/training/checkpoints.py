@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax import _check
-from dpjax.training import files, fingerprint, storage
+from dpjax import _check, _files
+from dpjax.training import fingerprint, storage
 from dpjax.types import ArrayTree
 
 _OVERHEAD_BYTES = 1 << 18
@@ -93,7 +93,7 @@ def save(
     try:
         _clear_remnants(directory)
         _check_space(directory, leaves)
-        storage.write(path, step, leaves, files.plain(record))
+        storage.write(path, step, leaves, _files.plain(record))
     except Exception as error:
         with contextlib.suppress(OSError):
             _clear_remnants(directory)

@@ -5,7 +5,8 @@
                    key can take the noise away again
     metrics.jsonl  one line a logged step
     checkpoints/   see `checkpoints`
-    summary.json   written at the end
+    ledger.json    what was spent, written at the end: `PrivacyLedger.load` reads it
+    summary.json   written last
 
 The folder is made for its owner alone (mode 0700), and so are the files.
 """
@@ -20,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpjax import _files
 from dpjax.noise import keys
-from dpjax.training import files
 from dpjax.types import KeyLike
 
 try:
@@ -32,6 +33,7 @@ except ImportError:  # not a POSIX system: no lock
 CONFIG = "config.json"
 PRIVATE = "private.json"
 METRICS = "metrics.jsonl"
+LEDGER = "ledger.json"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 
@@ -120,9 +122,9 @@ def begin(path: pathlib.Path, config: dict[str, Any], private: dict[str, Any]) -
       RunFolderError: the folder holds a run already.
     """
     check_free(path)
-    files.replace(path / PRIVATE, files.encode(private))
-    files.replace(path / METRICS, b"")
-    files.replace(path / CONFIG, files.encode(config, indent=2))
+    _files.replace(path / PRIVATE, _files.encode(private))
+    _files.replace(path / METRICS, b"")
+    _files.replace(path / CONFIG, _files.encode(config, indent=2))
 
 
 class Saved(NamedTuple):
@@ -149,7 +151,7 @@ def check_same(path: pathlib.Path, config: dict[str, Any], data: str) -> Saved:
       ResumeError: they differ; the message says in what.
     """
     saved, private = _read(path / CONFIG), _read(path / PRIVATE)
-    now = files.json_copy(config)
+    now = _files.json_copy(config)
     changed = _differences(saved.pop("versions", {}), now.pop("versions", {}))
     if changed:  # the same program then has another hash
         for config_ in (saved, now):

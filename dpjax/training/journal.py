@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dpjax.training import checkpoints, files, folder, metrics
+from dpjax import _files, accounting
+from dpjax.training import checkpoints, folder, metrics
 from dpjax.training.plan import Plan
 from dpjax.training.step import TrainState
 
@@ -82,9 +83,9 @@ class Journal:
 
     def log(self, line: dict[str, Any]) -> dict[str, Any]:
         """Add one line of metrics; return it as JSON holds it."""
-        content = files.encode(line)
+        content = _files.encode(line)
         if self.path is not None:
-            files.append(self.path / folder.METRICS, content)
+            _files.append(self.path / folder.METRICS, content)
         self.history.append(json.loads(content))
         return self.history[-1]
 
@@ -100,11 +101,14 @@ class Journal:
         checkpoints.save(directory, step, self._tree(state), record, keep=keep)
         self._saved_step = step
 
-    def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write summary.json; return it as JSON holds it."""
-        content = files.encode(summary, indent=2)
+    def finish(
+        self, summary: dict[str, Any], ledger: accounting.PrivacyLedger
+    ) -> dict[str, Any]:
+        """Write ledger.json and summary.json; return the summary as JSON holds it."""
+        content = _files.encode(summary, indent=2)
         if self.path is not None:
-            files.replace(self.path / folder.SUMMARY, content)
+            ledger.save(self.path / folder.LEDGER)
+            _files.replace(self.path / folder.SUMMARY, content)
         return json.loads(content)
 
     @property
@@ -114,7 +118,7 @@ class Journal:
 
     def metrics_digest(self) -> str:
         """Return the sha256 of metrics.jsonl, or of what it would hold."""
-        content = b"".join(files.encode(line) for line in self.history)
+        content = b"".join(_files.encode(line) for line in self.history)
         return hashlib.sha256(content).hexdigest()
 
     def _tree(self, state: TrainState) -> dict[str, Any]:

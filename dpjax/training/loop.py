@@ -61,7 +61,7 @@ def fit(
       run_dir: folder for config, metrics, checkpoints and summary, or None.
       resume: go on with the run in `run_dir`; the other arguments must be the same.
       delta: the delta at which epsilon is reported; a run folder needs it.
-      max_epsilon: stop before the step that would pass it (PLD, at `delta`).
+      max_epsilon: stop before the step that would pass it (exactly, at `delta`).
       evaluate: `evaluate(params) -> dict of floats`, on PUBLIC held-out data: its
         results are written and shown as public. With `ema_decay` it gets the average.
       ema_decay: in (0, 1): also keep an exponential moving average of the parameters.
@@ -100,7 +100,7 @@ def fit(
       ...                        l2_norm_clip=1.0, noise_multiplier=2.0)
       >>> result = fit(plan, lambda w, x: (w - x) ** 2, jnp.zeros(()), jnp.ones(100),
       ...              optax.sgd(0.1), delta=1e-5, logging=Logging(progress=False))
-      >>> result.steps, round(result.epsilon["pld"], 2)
+      >>> result.steps, round(result.epsilon["exact"], 2)
       (5, 1.21)
     """
     request = Request(

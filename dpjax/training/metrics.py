@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpjax.training import files
+from dpjax import _files
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Quantiles of the gradient norms that are logged."""
@@ -39,7 +39,7 @@ def mark(path: pathlib.Path) -> Mark:
     """
     if not path.exists():
         return EMPTY
-    files.synchronize(path)
+    _files.synchronize(path)
     content = path.read_bytes()
     return Mark(len(content), hashlib.sha256(content).hexdigest())
 
@@ -62,7 +62,7 @@ def cut(path: pathlib.Path, at: Mark) -> None:
             f"another {path.name}={str(path)!r}."
         )
     if kept != content or not path.exists():
-        files.replace(path, kept)
+        _files.replace(path, kept)
 
 
 class ChunkRecord(NamedTuple):

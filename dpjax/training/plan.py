@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpjax import _check, clipping, optimizers
-from dpjax.training import budget, files, folder, identity
+from dpjax import _check, _files, accounting, clipping, optimizers
+from dpjax.mechanism import NonPrivate
+from dpjax.training import budget, folder, identity
 from dpjax.training.request import Request
 from dpjax.training.step import Loss, TrainState, initial_state, make_step, rows
 from dpjax.types import ArrayTree, Params
@@ -30,6 +31,7 @@ class Plan:
       step: one step; see `step.make_step`.
       last_step: steps that the budget pays for.
       epsilon: for each logged step, epsilon by accountant.
+      ledger: what all steps spend.
       config: the object of config.json.
       private: the object of private.json.
     """
@@ -41,6 +43,7 @@ class Plan:
     step: Callable[..., Any]
     last_step: int
     epsilon: dict[int, dict[str, float]]
+    ledger: accounting.PrivacyLedger
     config: dict[str, Any]
     private: dict[str, Any]
 
@@ -75,7 +78,8 @@ def make_plan(request: Request) -> Plan:
         step=step,
         last_step=last_step,
         epsilon=_epsilon(request, last_step),
-        config=files.json_copy(identity.public_identity(request, data)),
+        ledger=_ledger(request, last_step),
+        config=_files.json_copy(identity.public_identity(request, data)),
         private=identity.private_identity(request, data, key_words),
     )
 
@@ -118,6 +122,16 @@ def _last_step(request: Request) -> int:
     return budget.affordable_steps(
         request.mechanism, request.delta, request.max_epsilon
     )
+
+
+def _ledger(request: Request, last_step: int) -> accounting.PrivacyLedger:
+    mechanism = request.mechanism
+    if isinstance(mechanism, NonPrivate):
+        return mechanism.ledger(step=last_step)
+    limit = None
+    if request.max_epsilon is not None and request.delta is not None:
+        limit = accounting.Budget(request.max_epsilon, request.delta)
+    return mechanism.ledger(step=last_step, budget=limit)
 
 
 def _epsilon(request: Request, last_step: int) -> dict[int, dict[str, float]]:

@@ -73,8 +73,8 @@ class Progress:
 def describe(line: dict[str, Any]) -> str:
     """Return loss, epsilon and accuracies of one line of metrics."""
     parts = [f"loss {_short(line['not_private']['train_loss'])}"]
-    if "pld" in line["epsilon"]:
-        parts.append(f"epsilon {_upper(line['epsilon']['pld'])}")
+    if line["epsilon"]:
+        parts.append(f"epsilon {_upper(line['epsilon']['exact'])}")
     shown = [name for name in line["public"] if "accuracy" in name]
     parts += [f"{name} {_short(line['public'][name])}" for name in shown]
     return "  ".join(parts)
@@ -117,8 +117,9 @@ def closing_lines(
     epsilon = {name: _upper(value) for name, value in summary["epsilon"].items()}
     if epsilon:
         lines.append(
-            f"epsilon: {epsilon['pld']} (PLD), {epsilon['rdp']} (RDP) at delta "
-            f"{summary['delta']:g} after {summary['steps']} steps"
+            f"epsilon: {epsilon['exact']} (exact; PLD {epsilon['pld']}, RDP "
+            f"{epsilon['rdp']}) at delta {summary['delta']:g} after "
+            f"{summary['steps']} steps"
         )
     lines.append(f"neighbouring relation: {mechanism['neighboring_relation']}")
     lines.append(f"sampling: {mechanism['sampler_statement']}")

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from dpjax import accounting
 from dpjax.training import fingerprint
 from dpjax.training.journal import Journal
 from dpjax.training.step import TrainState, averaged_params
@@ -20,8 +21,11 @@ class FitResult:
       opt_state: state of the private optimizer.
       steps: steps done.
       status: "finished", or "stopped_at_budget".
-      epsilon: what was spent, by accountant ("pld", "rdp"); empty without a delta.
+      epsilon: what was spent, by accountant ("exact", "pld", "rdp"); each is an upper
+        bound. Empty without a delta.
       delta: the delta of `epsilon`.
+      ledger: what was spent, with `max_epsilon` as its budget: for what else is to be
+        released of the same data.
       public: the last evaluation.
       history: the lines of metrics.jsonl. What stands under "not_private" is raw.
       summary: the object of summary.json.
@@ -35,6 +39,7 @@ class FitResult:
     status: str
     epsilon: dict[str, float]
     delta: float | None
+    ledger: accounting.PrivacyLedger
     public: dict[str, Any]
     history: list[dict[str, Any]]
     summary: dict[str, Any]
@@ -52,6 +57,7 @@ def make_result(state: TrainState, records: Journal) -> FitResult:
     digests = {
         "params": fingerprint.tree_digest(released),
         "metrics": records.metrics_digest(),
+        "ledger": plan.ledger.digest,
     }
     summary = records.finish(
         {
@@ -64,7 +70,8 @@ def make_result(state: TrainState, records: Journal) -> FitResult:
             "non_finite_examples": int(state.non_finite),
             "elapsed_seconds": records.elapsed_seconds,
             "sha256": digests,
-        }
+        },
+        plan.ledger,
     )
     return FitResult(
         params=state.params,
@@ -74,6 +81,7 @@ def make_result(state: TrainState, records: Journal) -> FitResult:
         status=summary["status"],
         epsilon=epsilon,
         delta=request.delta,
+        ledger=plan.ledger,
         public=summary["public"],
         history=records.history,
         summary=summary,

@@ -14,7 +14,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dpjax.training import files, fingerprint
+from dpjax import _files
+from dpjax.training import fingerprint
 
 try:
     import orbax.checkpoint as orbax
@@ -51,7 +52,10 @@ def write(path: pathlib.Path, step: int, leaves: Leaves, record: dict) -> None:
     unfinished = path.with_name(path.name + UNFINISHED)
     with _checkpointer() as checkpointer:
         checkpointer.save(unfinished, args=args)
-    sums = [f"{_file_digest(unfinished / name)}  {name}" for name in _files(unfinished)]
+    sums = [
+        f"{_file_digest(unfinished / name)}  {name}"
+        for name in _names_below(unfinished)
+    ]
     (unfinished / _SUMS).write_text("\n".join(sums) + "\n")
     _flush(unfinished)
     unfinished.rename(path)
@@ -96,7 +100,7 @@ def _checkpointer() -> Any:
     )
 
 
-def _files(path: pathlib.Path) -> list[str]:
+def _names_below(path: pathlib.Path) -> list[str]:
     """Return the files below `path`, as relative names."""
     found = (item for item in path.rglob("*") if item.is_file())
     return sorted(item.relative_to(path).as_posix() for item in found)
@@ -110,7 +114,7 @@ def _file_digest(path: pathlib.Path) -> str:
 def _flush(path: pathlib.Path) -> None:
     """Wait until everything below `path` is on the disk."""
     for item in [*path.rglob("*"), path]:
-        files.synchronize(item)
+        _files.synchronize(item)
 
 
 def _by_position(leaves: Leaves) -> Leaves:

@@ -18,24 +18,31 @@ def render(runs: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join("\n\n".join(_blocks(run)) for run in runs) + "\n"
 
 
-def replace_block(text: str, block: str) -> str:
+def replace_block(text: str, block: str, marks: tuple[str, str] = (START, END)) -> str:
     """Return `text` with `block` between the marks.
 
     Raises:
         ValueError: If `text` does not have each mark once, start before end.
     """
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end) or START in after or END in before + after:
-        raise ValueError(f"Expected one {START} before one {END}, got text={text!r}.")
-    return f"{before}{START}\n{block}{END}{after}"
+    first, last = marks
+    before, start, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not (start and end) or first in after or last in before + after:
+        raise ValueError(f"Expected one {first} before one {last}, got text={text!r}.")
+    return f"{before}{first}\n{block}{last}{after}"
 
 
-def read_block(text: str) -> str | None:
+def read_block(text: str, marks: tuple[str, str] = (START, END)) -> str | None:
     """Return what stands between the marks, or None where there are none."""
-    _, start, rest = text.partition(f"{START}\n")
-    block, end, _ = rest.partition(END)
+    _, start, rest = text.partition(f"{marks[0]}\n")
+    block, end, _ = rest.partition(marks[1])
     return block if start and end else None
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    """Return a table of cells."""
+    rule = ["---"] * len(head)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *lines])
 
 
 def row_line(part: str, row: Row) -> str:
@@ -122,7 +129,7 @@ def _gradients(
         ]
         for row in rows
     ]
-    return _table(head + [contestants.TITLES[name] for name in names], lines)
+    return markdown(head + [contestants.TITLES[name] for name in names], lines)
 
 
 def _cell(entry: Row | None, field: str, digits: str) -> str:
@@ -146,7 +153,7 @@ def _dropped(rows: list[Row]) -> Iterator[str]:
 def _steps(rows: list[Row]) -> str:
     head = ["model", "batch", "plain", "a parameter", "private", "noise, a value"]
     mark = f"\n\n\\* {MARK_NS} ns a parameter or more."
-    return _table(head, [_step(row) for row in rows]) + mark
+    return markdown(head, [_step(row) for row in rows]) + mark
 
 
 def _step(row: Row) -> list[str]:
@@ -175,9 +182,4 @@ def _scaling(rows: list[Row]) -> str:
         ]
         for row in rows
     ]
-    return _table(head, lines)
-
-
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    rule = ["---"] * len(head)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *lines])
+    return markdown(head, lines)

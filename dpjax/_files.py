@@ -15,7 +15,7 @@ _PRIVATE_FILE = 0o600
 
 
 class WriteError(OSError):
-    """A file of the run folder could not be written."""
+    """A file could not be written: the disk is full, or the folder closed."""
 
 
 def plain(value: Any) -> Any:

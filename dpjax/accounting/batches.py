@@ -1,0 +1,171 @@
+r"""Batches that are no Poisson samples: which laws dominate them.
+
+An example x, of a gradient clipped to norm 1, is in one of two neighbouring data sets.
+Its batch has a part that does not depend on x; given that part, the noisy sum has, up
+to a shift that both share, and with g the probability that x is drawn, the laws
+
+    x against nobody    P = (1 - g) N(a) + g N(v),   Q = N(a)
+    x against y         P = (1 - g) N(a) + g N(v),   Q = (1 - g) N(a) + g N(w)
+
+where a is the gradient of whoever has x's place when x is not drawn, v and w are those
+of x and y, and N(m) is normal with mean m and standard deviation s. All three have
+norms up to 1, and are the adversary's.
+
+1. x against nobody. H_b(P, Q) grows with |v - a| <= 2: it is largest for the pair
+   (1 - g) N(0) + g N(2) and N(0), that of Poisson sampling at s / 2, in both
+   directions. Here g is B / N, with N the larger of the two sizes.
+2. x against y. For b >= 1, with b = 1 + g (b' - 1) and c = b / b',
+
+       H_b(P, Q) = g H_b'(N(v), (1 - c) N(a) + c N(w)) <= g H_b'(N(2), N(0))
+
+   by convexity (Balle et al. 2018): that is H_b of the pair of 1. For b < 1 it is the
+   same with the roles of the pair swapped, as H_b(P, Q) = 1 - b + b H_1/b(Q, P). No a,
+   v, w is the worst at all b (v = 1, a = w = -1 is from 1 on, v = a = 1, w = -1 below),
+   and an adversary who sees the steps so far can choose anew. So the steps are
+   dominated by the pair of both (`revealed`), and not by that of 1: a lower bound.
+3. With replacement, x is drawn K times, K binomial, and 1. becomes the mixture of
+   N(2 K) against N(0). In 2., H_b' is at most the mean over K > 0 of that of N(2 K)
+   and N(0), as if K were revealed.
+4. Poisson samples cut to M examples. With R the number of the others drawn, nothing is
+   cut for R < M: a Poisson sample. For R >= M, x has another's place with probability
+   g = P(x is in the batch | R >= M): 1. and 2. Whether R >= M counts as revealed.
+
+Against an example that contributes nothing, 2. and 3. hold with w = 0.
+
+References:
+  Balle, Barthe and Gaboardi (2018), Privacy amplification by subsampling; Zhu, Dong and
+  Wang (2022), Optimal accounting of differential privacy via characteristic function,
+  theorem 11; Lebeda, Regehr, Kamath and Steinke (2024), Avoiding pitfalls for privacy
+  accounting of subsampled mechanisms under composition, arXiv 2405.20769; for 3.,
+  Choquette-Choo et al. (2024), Privacy amplification for matrix mechanisms; for 4.,
+  Ganesh et al. (2025), arXiv 2508.15089.
+"""
+
+import math
+
+import dp_accounting
+import numpy as np
+from dp_accounting import dp_event
+from scipy import stats
+
+from dpjax.accounting import mixture
+from dpjax.accounting.events import Event, Parts, Relation
+from dpjax.accounting.privacy_loss import SampledGaussian
+from dpjax.accounting.revealed import Component, RevealedMixture
+
+_NEVER = 1e-300
+"""What is rarer does not happen: no delta that can be asked for is near it."""
+
+
+def rewritten(parts: Parts, relation: Relation) -> Parts:
+    """Return `parts` with batches of fixed size as what is known better, where it is.
+
+    | drawn               | under add-or-remove          | otherwise         |
+    | ------------------- | ---------------------------- | ----------------- |
+    | without replacement | Poisson sampled, noise s / 2 | itself            |
+    | the same, everybody | Gaussian, noise s / 2        | Gaussian, noise s |
+    | with replacement    | mixture of Gaussians         | itself            |
+
+    Args:
+      parts: what was released, from `events.take_apart`.
+      relation: which data sets are neighbours.
+    """
+    return [(_rewritten(part, relation), count) for part, count in parts]
+
+
+def laws(part: Event, relation: Relation) -> RevealedMixture | None:
+    """Return laws that dominate `part`, or None for what is no such batch.
+
+    Args:
+      part: an event from `events.take_apart`.
+      relation: which data sets are neighbours.
+    """
+    if isinstance(part, dp_accounting.SampledWithoutReplacementDpEvent):
+        pair = SampledGaussian(part.event.noise_multiplier / 2, _rate(part))
+        return RevealedMixture((Component(1.0, pair, _swaps(relation)),))
+    if isinstance(part, dp_accounting.SampledWithReplacementDpEvent):
+        copies, masses = _copies(part)
+        return _by_shift(
+            part.event.noise_multiplier, 2.0 * copies, masses, _swaps(relation)
+        )
+    if isinstance(part, dp_accounting.TruncatedSubsampledGaussianDpEvent):
+        return _truncated(part, relation)
+    return None
+
+
+def mixture_laws(part: dp_event.MixtureOfGaussiansDpEvent) -> RevealedMixture:
+    """Return laws that dominate a mixture of Gaussians: as if the shift were revealed.
+
+    N(c) with probability p_c, against N(0): given that c is not 0, and c.
+    """
+    pair = mixture.from_event(part)
+    shifts, masses = np.array(pair.shifts), np.array(pair.masses)
+    return _by_shift(pair.noise, shifts, masses, swapped=False)
+
+
+def _swaps(relation: Relation) -> bool:
+    return relation != Relation.ADD_OR_REMOVE_ONE
+
+
+def _rate(part: dp_accounting.SampledWithoutReplacementDpEvent) -> float:
+    return part.sample_size / part.source_dataset_size
+
+
+def _rewritten(part: Event, relation: Relation) -> Event:
+    adds = relation == Relation.ADD_OR_REMOVE_ONE
+    if isinstance(part, dp_accounting.SampledWithoutReplacementDpEvent):
+        noise, rate = part.event.noise_multiplier, _rate(part)
+        half = dp_accounting.GaussianDpEvent(noise / 2)
+        if rate == 1:
+            return half if adds else part.event
+        return dp_accounting.PoissonSampledDpEvent(rate, half) if adds else part
+    if adds and isinstance(part, dp_accounting.SampledWithReplacementDpEvent):
+        copies, masses = _copies(part)
+        noise = part.event.noise_multiplier
+        return dp_event.MixtureOfGaussiansDpEvent(
+            noise, (2.0 * copies).tolist(), masses.tolist()
+        )
+    return part
+
+
+def _copies(
+    part: dp_accounting.SampledWithReplacementDpEvent,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how often an example may be drawn, and with what probability: (k,)."""
+    size = part.sample_size
+    law = stats.binom(size, 1 / part.source_dataset_size)
+    mean = law.mean()
+    copies = np.arange(min(size, math.ceil(mean + 40 * math.sqrt(mean) + 400)) + 1)
+    masses = law.pmf(copies)
+    return copies[masses > _NEVER], masses[masses > _NEVER]
+
+
+def _by_shift(
+    noise: float, shifts: np.ndarray, masses: np.ndarray, swapped: bool
+) -> RevealedMixture:
+    """Return the mixture over shifts c of (1 - p) N(0) + p N(c) against N(0)."""
+    rate = float(masses[shifts > 0].sum())
+    moved = sorted(zip(masses, shifts, strict=True), reverse=True)
+    return RevealedMixture(
+        tuple(
+            Component(mass / rate, SampledGaussian(noise / c, min(rate, 1.0)), swapped)
+            for mass, c in moved
+            if c > 0 and mass > 0
+        )
+    )
+
+
+def _truncated(
+    part: dp_accounting.TruncatedSubsampledGaussianDpEvent, relation: Relation
+) -> RevealedMixture:
+    size, limit = part.dataset_size, part.truncated_batch_size
+    rate, noise = part.sampling_probability, part.noise_multiplier
+    cut = float(stats.binom.sf(limit - 1, size - 1, rate))
+    taken = float(stats.binom.sf(limit, size, rate)) * limit / size
+    whole = SampledGaussian(noise, rate, relation == Relation.REPLACE_ONE)
+    found = [Component(1 - cut, whole, False)]
+    if cut > _NEVER:
+        place = SampledGaussian(noise / 2, min(taken / cut, rate))
+        found.append(Component(cut, place, _swaps(relation)))
+    kept = [component for component in found if component.weight > 0]
+    return RevealedMixture(tuple(sorted(kept, key=lambda c: -c.weight)))

@@ -1,0 +1,112 @@
+"""Every example once an epoch: nothing that amplifies privacy."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import dp_accounting
+import numpy as np
+from dp_accounting import NeighboringRelation
+
+from dpjax.sampling import streams
+from dpjax.sampling.sampler import Sampler, whole_batch
+
+
+class _Epochs(Sampler):
+    """Every example in one step an epoch, of ceil(num_examples / batch) steps."""
+
+    relation = NeighboringRelation.REPLACE_SPECIAL
+
+    def sampling_prob(self, *, num_examples: int, expected_batch_size: float) -> None:
+        """Return None: nothing is counted as amplification."""
+        whole_batch(num_examples, expected_batch_size)
+
+    def chunk_size(self, *, num_examples: int, expected_batch_size: float) -> int:
+        """Return the size of a batch."""
+        return whole_batch(num_examples, expected_batch_size)
+
+    def _participations(self, count: int, batch: float, num_steps: int) -> int:
+        return math.ceil(num_steps / math.ceil(count / batch))
+
+    def _step_event(
+        self,
+        gaussian: dp_accounting.GaussianDpEvent,
+        count: int,
+        batch: float,
+        relation: NeighboringRelation,
+    ) -> dp_accounting.DpEvent:
+        del count, batch, relation
+        return gaussian
+
+
+@dataclasses.dataclass(frozen=True)
+class Deterministic(_Epochs):
+    """Batches of fixed size in the order of the data set, the same at every epoch.
+
+    An epoch has ceil(num_examples / expected_batch_size) steps, the last of them short
+    where the division leaves a rest. `expected_batch_size` is an integer here. Nothing
+    is random; time and memory follow the batch.
+
+    Guarantee:
+      Neighbours differ by one example, which is replaced, by one that contributes
+      nothing (`REPLACE_SPECIAL`) or by any other: the number of examples is public. An
+      example takes part in one step an epoch, so `num_steps` steps spend one Gaussian
+      event for each epoch begun, whoever knows the batches.
+    """
+
+    statement = (
+        "Batches in a fixed order: every example enters exactly one step of each "
+        "epoch, always the same. Nothing is random, and nothing is amplified."
+    )
+
+    def _draws(
+        self, words: np.ndarray, count: int, batch: float
+    ) -> Callable[[int], np.ndarray]:
+        del words
+        size = int(batch)
+
+        def draw(step: int) -> np.ndarray:
+            start = step % math.ceil(count / size) * size
+            return np.arange(start, min(start + size, count), dtype=np.int32)
+
+        return draw
+
+
+@dataclasses.dataclass(frozen=True)
+class ShuffledEpochs(_Epochs):
+    """Every example once an epoch, in batches of fixed size; a new order each epoch.
+
+    An epoch has ceil(num_examples / expected_batch_size) steps, the last of them short
+    where the division leaves a rest. `expected_batch_size` is an integer here. Memory
+    follows the data set: an order of it is kept.
+
+    Guarantee:
+      That of `Deterministic`: as batches in whatever order, without amplification. That
+      is all that shuffling can be trusted with (Chua et al. 2024).
+
+    References:
+      Chua et al. 2024, "How private are DP-SGD implementations?", arXiv 2403.17673.
+    """
+
+    statement = (
+        "Shuffled epochs: every example enters exactly one step of each epoch, in "
+        "batches of fixed size. Accounted for as deterministic batches, without "
+        "amplification."
+    )
+
+    def _draws(
+        self, words: np.ndarray, count: int, batch: float
+    ) -> Callable[[int], np.ndarray]:
+        size = int(batch)
+
+        @functools.lru_cache(maxsize=1)
+        def order(epoch: int) -> np.ndarray:
+            tickets = streams.stream(words, b"shuffle", epoch).random_raw(count)
+            return np.argsort(tickets, kind="stable").astype(np.int32)
+
+        def draw(step: int) -> np.ndarray:
+            epoch, place = divmod(step, math.ceil(count / size))
+            return order(epoch)[place * size : (place + 1) * size]
+
+        return draw
