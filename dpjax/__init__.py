@@ -8,6 +8,7 @@ from dpjax.accounting import (
     calibrate_noise_multiplier,
     calibrate_num_steps,
     epsilon_curve,
+    exact_epsilon,
     pld_epsilon,
     rdp_epsilon,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "dpadamw",
     "dpsgd",
     "epsilon_curve",
+    "exact_epsilon",
     "explain",
     "hessian",
     "hvp",

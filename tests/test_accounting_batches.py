@@ -12,8 +12,8 @@ from scipy import stats
 from dpjax.accounting import batches, event_delta, event_epsilon
 from dpjax.accounting.epsilon import AccountingError
 from dpjax.accounting.events import NON_PRIVATE, Relation, take_apart
-from dpjax.accounting.grid import Grid
-from dpjax.accounting.privacy_loss import SampledGaussian
+from dpjax.accounting.grids.grid import Grid
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 GAUSSIAN = dp_accounting.GaussianDpEvent
 POISSON = dp_accounting.PoissonSampledDpEvent

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpjax.accounting import bound
-from dpjax.accounting.privacy_loss import LossLaw
-from dpjax.accounting.window import Window
+from dpjax.accounting.certificates import bound
+from dpjax.accounting.grids.window import Window
+from dpjax.accounting.laws.privacy_loss import LossLaw
 
 INTERVAL = 0.01
 # A loss of 0 or 1: 100 of them are binomial.

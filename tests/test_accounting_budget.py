@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from dpjax.accounting import budget
-from dpjax.accounting.budget import Budget, BudgetExceeded
+from dpjax.accounting.ledgers import budget
+from dpjax.accounting.ledgers.budget import Budget, BudgetExceeded
 
 
 def test_a_pair_of_numbers_is_a_budget():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpjax.accounting import cells
+from dpjax.accounting.laws import cells
 
 
 def test_masses_keep_their_digits_in_both_tails():

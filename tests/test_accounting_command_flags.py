@@ -5,7 +5,7 @@ import math
 import pytest
 from absl import flags
 
-from dpjax.accounting import command_flags
+from dpjax.accounting.commands import options
 
 RUN = ("--noise_multiplier=1", "--sampling_prob=0.01", "--num_steps=1000")
 EPSILON = (*RUN, "--delta=1e-5")
@@ -13,9 +13,9 @@ EPSILON = (*RUN, "--delta=1e-5")
 
 def read(command, *arguments):
     flag_values = flags.FlagValues()
-    command_flags.define(flag_values)
+    options.define(flag_values)
     flag_values(["accounting", *arguments])
-    return command_flags.read(command, flag_values)
+    return options.read(command, flag_values)
 
 
 def test_the_run_is_read_off_the_flags():
@@ -82,7 +82,7 @@ def test_what_is_solved_for_stays_open(command, arguments):
     ],
 )
 def test_flags_that_do_not_belong_together_are_refused(command, arguments, complaint):
-    with pytest.raises(command_flags.CommandError, match=complaint):
+    with pytest.raises(options.CommandError, match=complaint):
         read(command, *arguments)
 
 

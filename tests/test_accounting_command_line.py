@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 from dpjax import accounting
-from dpjax.accounting import command_flags, command_line
+from dpjax.accounting.commands import invocation, options
 
 RUN = ["--noise_multiplier=1", "--sampling_prob=0.01", "--num_steps=1000"]
 QUICK = [*RUN, "--delta=1e-5", "--accountant=rdp"]
@@ -16,9 +16,9 @@ QUICK = [*RUN, "--delta=1e-5", "--accountant=rdp"]
 
 def call(*words):
     flag_values = flags.FlagValues()
-    command_flags.define(flag_values)
-    rest = command_line.parse(["accounting", *words], flag_values)
-    command_line.main(rest, flag_values)
+    options.define(flag_values)
+    rest = invocation.parse(["accounting", *words], flag_values)
+    invocation.main(rest, flag_values)
 
 
 def told(capsys, *words):

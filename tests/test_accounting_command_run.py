@@ -4,11 +4,11 @@ import dp_accounting
 import pytest
 
 from dpjax import accounting, sampling
-from dpjax.accounting import command_run
+from dpjax.accounting.commands import settings
 
 
 def run(rate=0.01, steps=1000, noise=1.0, **sizes):
-    return command_run.Run(
+    return settings.Run(
         noise_multiplier=noise, sampling_prob=rate, num_steps=steps, **sizes
     )
 
@@ -52,6 +52,6 @@ def test_shuffled_batches_are_accounted_for_as_the_sampler_does(count, batch, st
     )
     expected = accounting.event_epsilon(event, 1e-5, relation=sampler.relation)
     found = accounting.event_epsilon(
-        settings.unamplified(), 1e-5, relation=command_run.UNAMPLIFIED
+        settings.unamplified(), 1e-5, relation=settings.UNAMPLIFIED
     )
     assert found == expected

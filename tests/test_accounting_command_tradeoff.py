@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from dpjax.accounting import command_tradeoff, tradeoff, views
-from dpjax.accounting.command_run import UNAMPLIFIED, Run, Settings
+from dpjax.accounting import tradeoff, views
+from dpjax.accounting.commands import trade_off
+from dpjax.accounting.commands.settings import UNAMPLIFIED, Run, Settings
 
 
 def settings(noise=1.0, num_steps=100):
@@ -15,7 +16,7 @@ def settings(noise=1.0, num_steps=100):
 
 @pytest.fixture(scope="module")
 def answer():
-    return command_tradeoff.answer(settings())
+    return trade_off.answer(settings())
 
 
 def test_rates_are_those_of_the_curve_with_and_without_amplification(answer):
@@ -55,6 +56,6 @@ def test_the_picture_has_both_axes(answer):
     ("noise", "steps", "mu", "advantage"), [(0.0, 1, math.inf, 1), (1.0, 0, 0, 0)]
 )
 def test_everything_and_nothing_have_a_curve(noise, steps, mu, advantage):
-    found = command_tradeoff.answer(settings(noise, steps))
+    found = trade_off.answer(settings(noise, steps))
     assert (found.data["mu"], found.data["advantage"]) == (mu, advantage)
     assert found.draw().axes

@@ -7,9 +7,9 @@ import dp_accounting
 import numpy as np
 import pytest
 
-from dpjax.accounting import composition
-from dpjax.accounting.privacy_loss import LossLaw, SampledGaussian, grid_laws
-from dpjax.accounting.window import find_window
+from dpjax.accounting.grids import composition
+from dpjax.accounting.grids.window import find_window
+from dpjax.accounting.laws.privacy_loss import LossLaw, SampledGaussian, grid_laws
 
 TAIL = 1e-30
 

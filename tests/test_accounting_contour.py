@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from exact_cases import FEW_SEGMENTS
 
-from dpjax.accounting import contour, one_step
-from dpjax.accounting.privacy_loss import SampledGaussian
-from dpjax.accounting.quadrature import TooManyNodesError
-from dpjax.accounting.saddle import Side, WeakContourError
+from dpjax.accounting.contours import contour, one_step
+from dpjax.accounting.contours.quadrature import TooManyNodesError
+from dpjax.accounting.contours.saddle import Side, WeakContourError
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 ONCE = np.ones(1)
 

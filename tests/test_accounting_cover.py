@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpjax.accounting import accountants, cover
+from dpjax.accounting import accountants
 from dpjax.accounting.events import Relation
+from dpjax.accounting.ledgers import cover
 
 
 def sampled(noise, rate):

@@ -4,9 +4,9 @@ import mpmath
 import numpy as np
 import pytest
 
-from dpjax.accounting import cumulant
-from dpjax.accounting.privacy_loss import SampledGaussian
-from dpjax.accounting.quadrature import Region
+from dpjax.accounting.contours import cumulant
+from dpjax.accounting.contours.quadrature import Region
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 REGION = Region(-200.0, False)
 ADDED = Region(-200.0, True)

@@ -4,9 +4,9 @@ import mpmath
 import numpy as np
 import pytest
 
-from dpjax.accounting import one_step
-from dpjax.accounting.dominating import dominating_laws
-from dpjax.accounting.privacy_loss import SampledGaussian, grid_laws
+from dpjax.accounting.certificates.dominating import dominating_laws
+from dpjax.accounting.contours import one_step
+from dpjax.accounting.laws.privacy_loss import SampledGaussian, grid_laws
 
 PAIRS = [
     SampledGaussian(1.0, 0.01),

@@ -10,7 +10,7 @@ from dp_accounting import dp_event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpjax.accounting import event_json
+from dpjax.accounting.ledgers import event_json
 
 GAUSSIAN = dp_accounting.GaussianDpEvent(1.1)
 EVENTS = [

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from dpjax.accounting import exact_epsilon, frame, ladder, saddle
-from dpjax.accounting.privacy_loss import SampledGaussian
-from dpjax.accounting.quadrature import Region
-from dpjax.accounting.saddle import Side, WeakContourError
+from dpjax.accounting import exact_epsilon
+from dpjax.accounting.contours import frame, ladder, saddle
+from dpjax.accounting.contours.quadrature import Region
+from dpjax.accounting.contours.saddle import Side, WeakContourError
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 STEPS, DELTA = 1000, 1e-5
 LOG_DELTA = math.log(DELTA)

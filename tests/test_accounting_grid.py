@@ -2,9 +2,9 @@
 
 import pytest
 
-from dpjax.accounting import composition
-from dpjax.accounting.grid import Grid
-from dpjax.accounting.privacy_loss import SampledGaussian
+from dpjax.accounting.grids import composition
+from dpjax.accounting.grids.grid import Grid
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 
 def epsilon_on(grid, counts, delta):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpjax.accounting import headroom
+from dpjax.accounting.ledgers import headroom
 
 A, B, C = (dp_accounting.GaussianDpEvent(float(n)) for n in (1, 2, 3))
 PRICES = {repr(A): 1.0, repr(B): 2.5, repr(C): 1000.0}

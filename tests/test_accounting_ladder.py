@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from dpjax.accounting import exact_epsilon, ladder, saddle
-from dpjax.accounting.ladder import Table
-from dpjax.accounting.privacy_loss import SampledGaussian
-from dpjax.accounting.quadrature import Region
-from dpjax.accounting.saddle import Side
+from dpjax.accounting import exact_epsilon
+from dpjax.accounting.contours import ladder, saddle
+from dpjax.accounting.contours.ladder import Table
+from dpjax.accounting.contours.quadrature import Region
+from dpjax.accounting.contours.saddle import Side
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 PAIR = SampledGaussian(1.0, 0.01)
 ONCE = np.ones(1)

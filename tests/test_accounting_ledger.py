@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpjax import _files, accounting
-from dpjax.accounting import accountants, renyi
-from dpjax.accounting.budget import Budget, BudgetExceeded
+from dpjax.accounting import accountants
 from dpjax.accounting.events import Relation
-from dpjax.accounting.ledger import PrivacyLedger
-from dpjax.accounting.ledger_records import LedgerError
+from dpjax.accounting.ledgers.budget import Budget, BudgetExceeded
+from dpjax.accounting.ledgers.chain import LedgerError
+from dpjax.accounting.ledgers.ledger import PrivacyLedger
+from dpjax.accounting.renyi import sampled_gaussian
 
 DELTA = 1e-5
 STEP = dp_accounting.PoissonSampledDpEvent(0.01, dp_accounting.GaussianDpEvent(1.0))
@@ -200,7 +201,7 @@ def test_a_loop_of_many_steps_asks_the_accountant_a_few_times(monkeypatch):
 
 def test_a_thousand_different_releases_cost_their_own_divergences_alone(monkeypatch):
     computed, asked = [], []
-    divergences, whole = renyi.divergences, accountants.event_epsilon
+    divergences, whole = sampled_gaussian.divergences, accountants.event_epsilon
 
     def counting(pairs, orders, **options):
         computed.append(len(pairs))
@@ -210,7 +211,7 @@ def test_a_thousand_different_releases_cost_their_own_divergences_alone(monkeypa
         asked.append(options)
         return whole(event, delta, **options)
 
-    monkeypatch.setattr(renyi, "divergences", counting)
+    monkeypatch.setattr(sampled_gaussian, "divergences", counting)
     monkeypatch.setattr(accountants, "event_epsilon", asking)
     ledger = PrivacyLedger((20.0, DELTA))
     for number in range(1000):

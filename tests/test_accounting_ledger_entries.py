@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from dp_accounting import dp_event
 
-from dpjax.accounting import ledger_entries
 from dpjax.accounting.epsilon import AccountingError
+from dpjax.accounting.ledgers import ledger_entry
 
 GAUSSIAN = dp_accounting.GaussianDpEvent(1.0)
 
@@ -31,12 +31,12 @@ def self_composed(event, *counts):
     ids=repr,
 )
 def test_compositions_of_an_event_with_itself_are_counted(event, expected):
-    assert ledger_entries.canonical(event) == expected
+    assert ledger_entry.canonical(event) == expected
 
 
 def test_what_happens_to_a_list_later_changes_nothing():
     parts = [GAUSSIAN]
-    event, _ = ledger_entries.canonical(dp_accounting.ComposedDpEvent(parts))
+    event, _ = ledger_entry.canonical(dp_accounting.ComposedDpEvent(parts))
     parts.clear()
     assert event.events == [GAUSSIAN]
 
@@ -64,7 +64,7 @@ def test_what_happens_to_a_list_later_changes_nothing():
 )
 def test_an_event_that_cannot_be_accounted_for_is_refused(event, error):
     with pytest.raises(error, match="Expected"):
-        ledger_entries.canonical(event)
+        ledger_entry.canonical(event)
 
 
 def test_arrays_in_events_are_no_obstacle():
@@ -72,8 +72,8 @@ def test_arrays_in_events_are_no_obstacle():
         dp_event.MixtureOfGaussiansDpEvent(1.0, np.arange(2), np.array([0.5, 0.5]))
         for _ in range(2)
     )
-    assert not ledger_entries.same(one, other)
-    assert ledger_entries.canonical(one) == ledger_entries.canonical(other)
+    assert not ledger_entry.same(one, other)
+    assert ledger_entry.canonical(one) == ledger_entry.canonical(other)
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,4 @@ def test_arrays_in_events_are_no_obstacle():
 )
 def test_a_label_says_something(label, error):
     with pytest.raises(error, match="Expected a text"):
-        ledger_entries.checked_label(label)
+        ledger_entry.checked_label(label)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpjax.accounting import ledger_records
-from dpjax.accounting.budget import Budget
 from dpjax.accounting.events import Relation
-from dpjax.accounting.ledger_entries import Entry
-from dpjax.accounting.ledger_records import LedgerError, Terms
+from dpjax.accounting.ledgers import chain
+from dpjax.accounting.ledgers.budget import Budget
+from dpjax.accounting.ledgers.chain import LedgerError, Terms
+from dpjax.accounting.ledgers.ledger_entry import Entry
 
 STEP = dp_accounting.PoissonSampledDpEvent(0.01, dp_accounting.GaussianDpEvent(1.0))
 TERMS = Terms(Budget(3.0, 1e-5), Relation.ADD_OR_REMOVE_ONE)
@@ -22,7 +22,7 @@ ENTRIES = [
     Entry(dp_accounting.LaplaceDpEvent(10.0), 1, "statistics ε"),
     Entry(STEP, 10, "tuning"),
 ]
-TEXT = ledger_records.encode(TERMS, ENTRIES)
+TEXT = chain.encode(TERMS, ENTRIES)
 
 events = st.one_of(
     st.builds(dp_accounting.GaussianDpEvent, st.floats(0.01, 100)),
@@ -35,18 +35,18 @@ entries = st.lists(st.builds(Entry, events, st.integers(1, 10**9), st.text()))
 @given(entries, st.sampled_from(list(Relation)), st.booleans())
 def test_what_is_written_comes_back_the_same(lines, relation, limited):
     terms = Terms(Budget(0.1 + 0.2, 1e-300) if limited else None, relation)
-    text = ledger_records.encode(terms, lines)
-    assert ledger_records.decode(text) == (terms, lines)
-    assert ledger_records.decode(text.encode()) == (terms, lines)
+    text = chain.encode(terms, lines)
+    assert chain.decode(text) == (terms, lines)
+    assert chain.decode(text.encode()) == (terms, lines)
 
 
 def test_each_digest_covers_the_one_before():
-    marks = ledger_records.digests(TERMS, ENTRIES)
+    marks = chain.digests(TERMS, ENTRIES)
     changed = [ENTRIES[0]._replace(times=99), *ENTRIES[1:]]
-    others = ledger_records.digests(TERMS, changed)
+    others = chain.digests(TERMS, changed)
     assert len(marks) == len(ENTRIES) + 1
     assert [a == b for a, b in zip(marks, others, strict=True)] == [True] + 4 * [False]
-    assert not set(marks) & set(ledger_records.digests(TERMS._replace(budget=None), []))
+    assert not set(marks) & set(chain.digests(TERMS._replace(budget=None), []))
 
 
 def edited(edit):
@@ -97,12 +97,12 @@ def repeat(document):
 
 
 def add(document):
-    line = ledger_records._entry_object(ENTRIES[2])
+    line = chain._entry_object(ENTRIES[2])
     document["entries"].append(line | {"sha256": document["sha256"]})
 
 
 def add_with_its_hash(document):
-    lines = json.loads(ledger_records.encode(TERMS, [*ENTRIES, ENTRIES[2]]))["entries"]
+    lines = json.loads(chain.encode(TERMS, [*ENTRIES, ENTRIES[2]]))["entries"]
     document["entries"].append(lines[-1])
 
 
@@ -125,7 +125,7 @@ def add_with_its_hash(document):
 )
 def test_an_entry_changed_dropped_moved_or_added_is_named(edit, named):
     with pytest.raises(LedgerError, match=re.escape(named)):
-        ledger_records.decode(edited(edit))
+        chain.decode(edited(edit))
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_an_entry_changed_dropped_moved_or_added_is_named(edit, named):
 )
 def test_changed_terms_break_the_first_entry(edit):
     with pytest.raises(LedgerError, match="entry 1"):
-        ledger_records.decode(edited(edit))
+        chain.decode(edited(edit))
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 300, len(TEXT) // 2, len(TEXT) - 3])
 def test_a_truncated_text_is_refused(cut):
     with pytest.raises(LedgerError, match="Expected a whole ledger in JSON"):
-        ledger_records.decode(TEXT[:cut])
+        chain.decode(TEXT[:cut])
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_a_truncated_text_is_refused(cut):
 )
 def test_what_is_no_ledger_is_refused(text, complaint):
     with pytest.raises(LedgerError, match=complaint):
-        ledger_records.decode(text)
+        chain.decode(text)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_another_version_is_refused(version):
     text = edited(lambda document: document.update(version=version))
     with pytest.raises(LedgerError, match=r"version 1, got version="):
-        ledger_records.decode(text)
+        chain.decode(text)
 
 
 @pytest.mark.parametrize(
@@ -196,12 +196,12 @@ def test_another_version_is_refused(version):
 )
 def test_a_field_out_of_place_is_refused(edit):
     with pytest.raises(LedgerError, match="Expected"):
-        ledger_records.decode(edited(edit))
+        chain.decode(edited(edit))
 
 
 def test_the_relation_and_the_budget_are_checked():
     for relation in (None, "ADD_OR_REMOVE_ONE", 1):
         with pytest.raises(TypeError, match="NeighboringRelation"):
-            ledger_records.checked_terms(None, relation)
+            chain.checked_terms(None, relation)
     with pytest.raises(ValueError, match=r"budget\.delta"):
-        ledger_records.checked_terms((1.0, 2.0), Relation.REPLACE_ONE)
+        chain.checked_terms((1.0, 2.0), Relation.REPLACE_ONE)

@@ -5,11 +5,12 @@ import math
 import dp_accounting
 import pytest
 
-from dpjax.accounting import accountants, ledger_table
-from dpjax.accounting.budget import Budget
+from dpjax.accounting import accountants
 from dpjax.accounting.events import Relation
-from dpjax.accounting.ledger_entries import Entry
-from dpjax.accounting.ledger_records import Terms
+from dpjax.accounting.ledgers import summary
+from dpjax.accounting.ledgers.budget import Budget
+from dpjax.accounting.ledgers.chain import Terms
+from dpjax.accounting.ledgers.ledger_entry import Entry
 
 STEP = dp_accounting.PoissonSampledDpEvent(0.01, dp_accounting.GaussianDpEvent(1.0))
 RELEASE = dp_accounting.GaussianDpEvent(10.0)
@@ -22,7 +23,7 @@ ENTRIES = [
 
 
 def table(entries, delta=1e-5, relation=Relation.ADD_OR_REMOVE_ONE):
-    return ledger_table.spending(entries, delta, accountant="exact", relation=relation)
+    return summary.spending(entries, delta, accountant="exact", relation=relation)
 
 
 def epsilon(*events, relation=Relation.ADD_OR_REMOVE_ONE):
@@ -63,7 +64,7 @@ def test_there_are_no_shares_of_nothing_and_of_everything(entries):
 def test_the_text_rounds_up_and_says_what_it_stands_on():
     terms = Terms(Budget(3.0, 1e-5), Relation.ADD_OR_REMOVE_ONE)
     rows = table(ENTRIES)
-    lines = ledger_table.text(rows, 1e-5, terms).splitlines()
+    lines = summary.text(rows, 1e-5, terms).splitlines()
     assert lines[0].split("  ")[0] == "label"
     assert [line.split()[0] for line in lines[1:4]] == [row.label for row in rows]
     shown = [float(line.split()[-1]) for line in lines[1:4]]
@@ -77,13 +78,13 @@ def test_the_text_rounds_up_and_says_what_it_stands_on():
 def test_an_empty_ledger_has_a_table_too():
     terms = Terms(None, Relation.REPLACE_ONE)
     assert table([]) == []
-    assert ledger_table.text([], 1e-5, terms).splitlines()[-1] == (
+    assert summary.text([], 1e-5, terms).splitlines()[-1] == (
         "epsilon 0 at delta 1e-05; neighbours: replace one example"
     )
-    assert ledger_table.listing([]) == "label  releases  event"
+    assert summary.listing([]) == "label  releases  event"
 
 
 def test_the_infinite_is_said_in_a_word():
     rows = table([Entry(dp_accounting.NonPrivateDpEvent(), 1, "leak")])
-    text = ledger_table.text(rows, 1e-5, Terms(None, Relation.ADD_OR_REMOVE_ONE))
+    text = summary.text(rows, 1e-5, Terms(None, Relation.ADD_OR_REMOVE_ONE))
     assert "epsilon infinite at delta 1e-05" in text

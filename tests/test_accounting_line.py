@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import special
 
-from dpjax.accounting import line
-from dpjax.accounting.privacy_loss import SampledGaussian
-from dpjax.accounting.quadrature import Region
-from dpjax.accounting.saddle import Side, WeakContourError
+from dpjax.accounting.contours import line
+from dpjax.accounting.contours.quadrature import Region
+from dpjax.accounting.contours.saddle import Side, WeakContourError
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 ONCE = np.ones(1)
 PLAIN = Side([SampledGaussian(1.0, 1.0)], ONCE, False)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from dpjax.accounting import mixture, privacy_loss
-from dpjax.accounting.mixture import GaussianMixture
-from dpjax.accounting.privacy_loss import SampledGaussian
+from dpjax.accounting.laws import mixture, privacy_loss
+from dpjax.accounting.laws.mixture import GaussianMixture
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 PAIR = GaussianMixture(0.8, (0.0, 1.0, 2.0), (0.81, 0.18, 0.01))
 NO_ZERO = GaussianMixture(3.0, (1.0, 4.0), (0.7, 0.3))

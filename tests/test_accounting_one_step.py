@@ -5,8 +5,8 @@ import math
 import mpmath
 import pytest
 
-from dpjax.accounting import one_step
-from dpjax.accounting.privacy_loss import SampledGaussian
+from dpjax.accounting.contours import one_step
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 
 def log_delta_by_definition(pair, epsilon, *, added):

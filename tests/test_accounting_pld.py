@@ -8,9 +8,10 @@ import pytest
 from accounting_cases import CASES, IDS, event, sampled
 from dp_accounting.pld import PLDAccountant
 
-from dpjax.accounting import pld, privacy_loss, rdp
+from dpjax.accounting import pld, rdp
 from dpjax.accounting.epsilon import AccountingError
 from dpjax.accounting.events import Relation, take_apart
+from dpjax.accounting.laws import privacy_loss
 
 ADD = Relation.ADD_OR_REMOVE_ONE
 ZERO = Relation.REPLACE_SPECIAL

@@ -3,9 +3,10 @@
 import dp_accounting
 import pytest
 
-from dpjax.accounting import plots, tradeoff
-from dpjax.accounting.budget import Budget
-from dpjax.accounting.ledger import PrivacyLedger
+from dpjax.accounting import tradeoff
+from dpjax.accounting.commands import plots
+from dpjax.accounting.ledgers.budget import Budget
+from dpjax.accounting.ledgers.ledger import PrivacyLedger
 
 DELTA = 1e-5
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from dpjax.accounting.privacy_loss import SampledGaussian, grid_laws
+from dpjax.accounting.laws.privacy_loss import SampledGaussian, grid_laws
 
 TAIL = 1e-14
 PAIRS = [

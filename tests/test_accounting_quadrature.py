@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from dpjax.accounting import quadrature
-from dpjax.accounting.privacy_loss import SampledGaussian
-from dpjax.accounting.quadrature import Region
+from dpjax.accounting.contours import quadrature
+from dpjax.accounting.contours.quadrature import Region
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 PAIR = SampledGaussian(0.8, 0.03)
 PAIRS = [PAIR, SampledGaussian(0.8, 0.03, True)]

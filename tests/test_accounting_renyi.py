@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpjax.accounting import renyi
-from dpjax.accounting.privacy_loss import SampledGaussian
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
+from dpjax.accounting.renyi import sampled_gaussian
 
 _DIGITS = 60
 _PANEL = 24  # Points of a Gauss-Legendre rule on a panel.
@@ -18,7 +18,9 @@ _PANEL = 24  # Points of a Gauss-Legendre rule on a panel.
 
 def divergence(noise, rate, order, *, added=False, replace_one=False):
     pair = SampledGaussian(noise, rate, replace_one)
-    return float(renyi.divergences([pair], np.array([order]), added=added)[0, 0])
+    return float(
+        sampled_gaussian.divergences([pair], np.array([order]), added=added)[0, 0]
+    )
 
 
 def exact_at_an_integer(noise, rate, order):
@@ -206,7 +208,7 @@ def test_hostile_settings_have_a_finite_divergence(noise, rate, added, replace_o
     pair = SampledGaussian(noise, rate, replace_one)
     orders = 1 + np.geomspace(1e-3, 1e6, 10)
     with np.errstate(all="raise", under="ignore"):
-        values = renyi.divergences([pair], orders, added=added)
+        values = sampled_gaussian.divergences([pair], orders, added=added)
     assert np.all(np.isfinite(values))
     assert np.all(values > 0)
 
@@ -219,13 +221,17 @@ def test_many_pairs_at_once_are_the_pairs_one_by_one(monkeypatch):
         SampledGaussian(40.0, 0.9),
     ]
     orders = np.array([1.001, 2.0, 33.3])
-    alone = np.concatenate([renyi.divergences([pair], orders) for pair in pairs])
-    monkeypatch.setattr(renyi, "_MOST_NODES", 100)
-    assert np.array_equal(renyi.divergences(pairs, orders), alone)
+    alone = np.concatenate(
+        [sampled_gaussian.divergences([pair], orders) for pair in pairs]
+    )
+    monkeypatch.setattr(sampled_gaussian, "_MOST_NODES", 100)
+    assert np.array_equal(sampled_gaussian.divergences(pairs, orders), alone)
 
 
 @given(st.floats(-700, 700))
 def test_log_phi_has_all_digits(y):
     with mp.workdps(700):
         exact = mp.log(mp.exp(y) - 1 - mp.mpf(y)) if y else mp.mpf("-inf")
-        assert renyi.log_phi(np.array([y]))[0] == pytest.approx(float(exact), rel=4e-15)
+        assert sampled_gaussian.log_phi(np.array([y]))[0] == pytest.approx(
+            float(exact), rel=4e-15
+        )

@@ -5,23 +5,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpjax.accounting import renyi, renyi_nodes
+from dpjax.accounting.renyi import nodes, sampled_gaussian
 
 KINDS = ["remove", "add", "replace"]
 
 
 def laws(noise, rate, order, what):
     arrays = (np.array([value]) for value in (noise, rate, order))
-    return renyi_nodes.Laws(*arrays, what)
+    return nodes.Laws(*arrays, what)
 
 
 def log_moment(chosen, low, high, step):
     """log(E_P e^(c L) - 1) by the trapezoid rule between two ends."""
-    owner, x = renyi_nodes.lattice(np.array([[low]]), np.array([[high]]), step)
+    owner, x = nodes.lattice(np.array([[low]]), np.array([[high]]), step)
     loss, log_density = chosen.take(owner).loss_and_log_density(x)
     power = chosen.order - 1
     terms = log_density + np.logaddexp(
-        renyi.log_phi(power * loss), np.log(power) + renyi.log_phi(-loss)
+        sampled_gaussian.log_phi(power * loss),
+        np.log(power) + sampled_gaussian.log_phi(-loss),
     )
     return terms.max() + np.log(np.exp(terms - terms.max()).sum() * step[0])
 
@@ -34,8 +35,8 @@ def test_nothing_outside_of_the_windows_or_between_the_points_is_missed(
     noise, rate, order, what
 ):
     chosen = laws(noise, rate, order, what)
-    value = float(renyi._log_moments(chosen)[0])
-    _, _, step = renyi_nodes.windows(chosen, renyi._log_integrand)
+    value = float(sampled_gaussian._log_moments(chosen)[0])
+    _, _, step = nodes.windows(chosen, sampled_gaussian._log_integrand)
     reach = 1 + 15 * noise
     whole = log_moment(chosen, -order - reach, 2 * order + reach, step / 3)
     assert value == pytest.approx(np.logaddexp(0, whole), rel=1e-11, abs=1e-300)
@@ -51,17 +52,17 @@ def test_windows_are_in_order_do_not_overlap_and_hold_few_points(
     what, noise, rate, power
 ):
     chosen = laws(noise, rate, 1 + power, what)
-    low, high, step = renyi_nodes.windows(chosen, renyi._log_integrand)
-    owner, x = renyi_nodes.lattice(low, high, step)
+    low, high, step = nodes.windows(chosen, sampled_gaussian._log_integrand)
+    owner, x = nodes.lattice(low, high, step)
     assert np.all(np.diff(x) > 0)
     assert np.all(owner == 0)
-    assert renyi_nodes.sizes(low, high, step)[0] == x.size
+    assert nodes.sizes(low, high, step)[0] == x.size
     assert 10 < x.size < 20_000
 
 
 def test_points_are_multiples_of_the_step_of_their_law():
     low, high = np.array([[0.0, 1.0], [5.0, 9.0]]), np.array([[1.0, 1.6], [5.0, 9.1]])
-    owner, x = renyi_nodes.lattice(low, high, np.array([0.5, 3.0]))
+    owner, x = nodes.lattice(low, high, np.array([0.5, 3.0]))
     assert owner.tolist() == [0, 0, 0, 0, 1]
     assert x.tolist() == [0.0, 0.5, 1.0, 1.5, 9.0]
 
@@ -76,7 +77,7 @@ def test_points_are_multiples_of_the_step_of_their_law():
     ],
 )
 def test_log_mixture_keeps_its_digits(rate, exponent, expected):
-    value = renyi_nodes.log_mixture(np.array(rate), np.array(exponent))
+    value = nodes.log_mixture(np.array(rate), np.array(exponent))
     assert value == pytest.approx(expected, rel=1e-15)
 
 

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from dpjax.accounting import composition
-from dpjax.accounting.grid import Grid
-from dpjax.accounting.privacy_loss import SampledGaussian, grid_laws
-from dpjax.accounting.revealed import Component, RevealedMixture
+from dpjax.accounting.grids import composition
+from dpjax.accounting.grids.grid import Grid
+from dpjax.accounting.laws.privacy_loss import SampledGaussian, grid_laws
+from dpjax.accounting.laws.revealed import Component, RevealedMixture
 
 INTERVAL, TAIL = 0.01, 1e-12
 PAIR = SampledGaussian(0.7, 0.1)

@@ -6,9 +6,11 @@ import dp_accounting
 import pytest
 from dp_accounting import dp_event
 
-from dpjax.accounting import accountants, renyi, running
-from dpjax.accounting.budget import Budget
+from dpjax.accounting import accountants
 from dpjax.accounting.events import Relation
+from dpjax.accounting.ledgers import running
+from dpjax.accounting.ledgers.budget import Budget
+from dpjax.accounting.renyi import sampled_gaussian
 
 DELTA = 1e-5
 ADD, REPLACE = Relation.ADD_OR_REMOVE_ONE, Relation.REPLACE_ONE
@@ -93,13 +95,13 @@ def test_what_agrees_nearly_is_gathered_before_the_exact_accountant_is_asked(
 
 def test_each_different_event_has_its_divergences_computed_once(monkeypatch):
     asked = []
-    whole = renyi.divergences
+    whole = sampled_gaussian.divergences
 
     def counting(pairs, orders, **options):
         asked.append(len(pairs))
         return whole(pairs, orders, **options)
 
-    monkeypatch.setattr(renyi, "divergences", counting)
+    monkeypatch.setattr(sampled_gaussian, "divergences", counting)
     found = running.RunningCost(Budget(math.inf, DELTA), ADD)
     different = [sampled(3.0 + 1e-3 * n, 0.0123) for n in range(50)]
     for event in different * 2:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dpjax.accounting import statement
-from dpjax.accounting.command_run import Run
+from dpjax.accounting.commands import statement
+from dpjax.accounting.commands.settings import Run
 
 
 def run(**changes):

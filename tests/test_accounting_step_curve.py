@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from dpjax.accounting import contour, exact_epsilon, step_curve
-from dpjax.accounting.privacy_loss import SampledGaussian
-from dpjax.accounting.saddle import Side, WeakContourError
+from dpjax.accounting import exact_epsilon
+from dpjax.accounting.contours import contour, step_curve
+from dpjax.accounting.contours.saddle import Side, WeakContourError
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 SIDE = Side([SampledGaussian(1.0, 0.01)], np.ones(1), False)
 STEP = {"noise_multiplier": 1.0, "sampling_prob": 0.01, "delta": 1e-5}

@@ -11,7 +11,7 @@ from scipy import special
 
 from dpjax.accounting import event_epsilon, tradeoff
 from dpjax.accounting.events import NON_PRIVATE, Relation
-from dpjax.accounting.privacy_loss import SampledGaussian
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 from dpjax.accounting.tradeoff import TradeOffCurve, trade_off_curve
 
 GAUSSIAN = dp_accounting.GaussianDpEvent

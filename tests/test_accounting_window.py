@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from dpjax.accounting.privacy_loss import SampledGaussian
-from dpjax.accounting.window import find_window
+from dpjax.accounting.grids.window import find_window
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 
 @pytest.mark.parametrize("delta", [0.1, 1e-5, 1e-15])

@@ -7,7 +7,7 @@ import re
 import quickstart
 from absl import flags
 
-from dpjax.accounting import command_flags, command_line
+from dpjax.accounting.commands import invocation, options
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "examples" / "quickstart.py"
@@ -63,8 +63,8 @@ def test_readme_shows_what_the_command_line_answers():
     (command,) = [block for block in code_blocks("sh") if "dpjax.accounting" in block]
     words = command.split()[3:]
     flag_values = flags.FlagValues()
-    command_flags.define(flag_values)
-    name, *_ = command_line.parse(["accounting", *words], flag_values)[1:]
-    settings = command_flags.read(name, flag_values)
-    said = command_line.run(name, settings, flag_values)
+    options.define(flag_values)
+    name, *_ = invocation.parse(["accounting", *words], flag_values)[1:]
+    settings = options.read(name, flag_values)
+    said = invocation.run(name, settings, flag_values)
     assert code_blocks("text") == [said + "\n"]

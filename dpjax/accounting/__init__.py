@@ -12,7 +12,6 @@ from dpjax.accounting.accountants import (
     pld_epsilon,
     rdp_epsilon,
 )
-from dpjax.accounting.budget import Budget, BudgetExceeded
 from dpjax.accounting.calibration import (
     calibrate_event,
     calibrate_noise_multiplier,
@@ -22,8 +21,9 @@ from dpjax.accounting.calibration import (
 from dpjax.accounting.curve import epsilon_curve, event_curve
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.group import group_event, vadhan_epsilon
-from dpjax.accounting.ledger import PrivacyLedger
-from dpjax.accounting.ledger_records import LedgerError
+from dpjax.accounting.ledgers.budget import Budget, BudgetExceeded
+from dpjax.accounting.ledgers.chain import LedgerError
+from dpjax.accounting.ledgers.ledger import PrivacyLedger
 from dpjax.accounting.tradeoff import TradeOffCurve, trade_off_curve
 from dpjax.accounting.views import gaussian_dp, truncated_cdp, zero_concentrated_dp
 

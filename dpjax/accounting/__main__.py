@@ -17,9 +17,9 @@ Sampling: --sampling_prob, or --num_examples and --batch_size. Length: --num_ste
 
 from absl import app, flags
 
-from dpjax.accounting import command_flags, command_line
+from dpjax.accounting.commands import invocation, options
 
 if __name__ == "__main__":
-    command_flags.define(flags.FLAGS)
-    flags.adopt_module_key_flags(command_flags)
-    app.run(command_line.main, flags_parser=command_line.parse)
+    options.define(flags.FLAGS)
+    flags.adopt_module_key_flags(options)
+    app.run(invocation.main, flags_parser=invocation.parse)

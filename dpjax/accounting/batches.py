@@ -48,10 +48,10 @@ import numpy as np
 from dp_accounting import dp_event
 from scipy import stats
 
-from dpjax.accounting import mixture
 from dpjax.accounting.events import Event, Parts, Relation
-from dpjax.accounting.privacy_loss import SampledGaussian
-from dpjax.accounting.revealed import Component, RevealedMixture
+from dpjax.accounting.laws import mixture
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
+from dpjax.accounting.laws.revealed import Component, RevealedMixture
 
 _NEVER = 1e-300
 """What is rarer does not happen: no delta that can be asked for is near it."""

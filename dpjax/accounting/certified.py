@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from dpjax import _check
-from dpjax.accounting import bound, exact, pld
-from dpjax.accounting.dominating import dominating_laws
+from dpjax.accounting import exact, pld
+from dpjax.accounting.certificates import bound
+from dpjax.accounting.certificates.dominating import dominating_laws
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Parts, Relation
-from dpjax.accounting.grid import Grid
+from dpjax.accounting.grids.grid import Grid
 from dpjax.accounting.inversion import invert
-from dpjax.accounting.privacy_loss import SampledGaussian
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 
 def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:

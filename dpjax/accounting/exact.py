@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpjax.accounting import contour, ladder, one_step, pld, step_curve
+from dpjax.accounting import pld
+from dpjax.accounting.contours import contour, ladder, one_step, step_curve
+from dpjax.accounting.contours.quadrature import TooManyNodesError
+from dpjax.accounting.contours.saddle import Side, WeakContourError
 from dpjax.accounting.epsilon import Delta, Epsilon
 from dpjax.accounting.events import Parts, Relation
-from dpjax.accounting.quadrature import TooManyNodesError
-from dpjax.accounting.saddle import Side, WeakContourError
 
 _WEAK = (WeakContourError, TooManyNodesError)
 

@@ -14,11 +14,12 @@ import numpy as np
 from dp_accounting import pld
 
 from dpjax import _check
-from dpjax.accounting import batches, mixture, privacy_loss, rdp
+from dpjax.accounting import batches, rdp
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
-from dpjax.accounting.grid import Grid, Laws
+from dpjax.accounting.grids.grid import Grid, Laws
 from dpjax.accounting.inversion import invert
+from dpjax.accounting.laws import mixture, privacy_loss
 
 _LEAST_NOISE = 1 / 16
 """A sampled release with less noise loses more than 100 nats: a bound will do."""

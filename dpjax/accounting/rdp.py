@@ -19,10 +19,11 @@ from dp_accounting import rdp
 from scipy import optimize
 
 from dpjax import _check
-from dpjax.accounting import batches, renyi, renyi_revealed
+from dpjax.accounting import batches
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
-from dpjax.accounting.privacy_loss import SampledGaussian
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
+from dpjax.accounting.renyi import revealed, sampled_gaussian
 
 ORDERS = 1 + np.geomspace(1e-3, 1e6, 37)
 """Where the search for an order begins: four to a decade of a - 1."""
@@ -175,7 +176,7 @@ def divergences(parts: Parts, orders: np.ndarray, relation: Relation) -> np.ndar
         return total
     if orders is ORDERS:
         return total + counts @ np.stack([_first_divergences(pair) for pair in pairs])
-    return total + counts @ renyi.divergences(pairs, orders)
+    return total + counts @ sampled_gaussian.divergences(pairs, orders)
 
 
 def best_bound(orders: np.ndarray, totals: np.ndarray, delta: float) -> float:
@@ -191,7 +192,7 @@ def best_bound(orders: np.ndarray, totals: np.ndarray, delta: float) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _first_divergences(pair: SampledGaussian) -> np.ndarray:
-    return renyi.divergences([pair], ORDERS)[0]
+    return sampled_gaussian.divergences([pair], ORDERS)[0]
 
 
 def _bounds(totals: np.ndarray, offsets: np.ndarray, delta: float) -> np.ndarray:
@@ -228,7 +229,7 @@ def _other_divergences(
     if isinstance(part, _MIXTURE) and relation != Relation.REPLACE_ONE:
         laws = batches.mixture_laws(part)
     if laws is not None:
-        return renyi_revealed.divergences(laws, orders)
+        return revealed.divergences(laws, orders)
     if relation == Relation.REPLACE_ONE or not isinstance(part, _LIBRARY_EVENTS):
         what = f"an event that the RDP accountant can account for under {relation.name}"
         _check.fail(what, "event", part, AccountingError)

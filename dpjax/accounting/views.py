@@ -9,7 +9,7 @@ from scipy import special
 from dpjax import _check
 from dpjax.accounting import events, rdp, tradeoff
 from dpjax.accounting.epsilon import AccountingError
-from dpjax.accounting.privacy_loss import SampledGaussian
+from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 _SMALLEST_POWER = 1e-6
 _NUM_ORDERS = 512

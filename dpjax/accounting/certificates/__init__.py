@@ -1,0 +1,1 @@
+"""What a proven bound is made of: dominating laws, and all rounding."""

@@ -1,0 +1,1 @@
+"""The transform of privacy losses, inverted along a contour."""

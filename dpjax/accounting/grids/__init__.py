@@ -1,0 +1,1 @@
+"""Laws of privacy losses on a grid, composed by Fourier transforms."""

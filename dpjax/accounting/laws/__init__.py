@@ -1,0 +1,1 @@
+"""The output laws of private releases, and the privacy losses between them."""

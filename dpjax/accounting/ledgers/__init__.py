@@ -1,0 +1,1 @@
+"""The ledger: what was spent, on what, and what is left."""

@@ -1,0 +1,1 @@
+"""Renyi divergences by quadrature."""
