@@ -41,8 +41,10 @@ def error_text(answer: Row, tolerance: float = 0.0) -> str:
         return "0"
     if math.isinf(error):
         return "infinite"
-    if abs(error) >= 10:
-        return f"{1 + error:.0f} times"
+    if error >= 1:
+        return f"{1 + error:.0f} times" if error >= 9 else f"{1 + error:.1f} times"
+    if abs(error) >= 0.1:
+        return f"{100 * error:.0f} %"
     return f"{100 * error:.2g} %" if abs(error) >= 1e-3 else f"{error:.0e}"
 
 
@@ -92,7 +94,8 @@ def _epsilons(rows: Sequence[Row], names: Sequence[str]) -> Iterator[str]:
     titles = [TITLES[name] for name in names]
     yield (
         "Epsilon, and the relative error of each accountant (0: within the "
-        "reference's tolerance; minus: BELOW the true value; -: no answer):"
+        "reference's tolerance; minus: BELOW the true value; a lone -: no answer). "
+        "PRV's number is its estimate, in the middle of bounds 0.02 apart:"
     )
     body = [
         [
