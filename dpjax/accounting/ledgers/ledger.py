@@ -53,8 +53,8 @@ class PrivacyLedger:
       >>> ledger.spend(dp_accounting.GaussianDpEvent(1.0), "statistics")
       Traceback (most recent call last):
         ...
-      dpjax.accounting.ledgers.budget.BudgetExceeded: Expected a release within the budget of \
-epsilon 2 at delta 1e-05, got label='statistics', which would make it 4.830.
+      dpjax.accounting.ledgers.budget.BudgetExceeded: Expected a release within \
+the budget of epsilon 2 at delta 1e-05, got label='statistics', which would make it 4.830.
       >>> round(ledger.epsilon(1e-5), 3)
       1.828
     """
