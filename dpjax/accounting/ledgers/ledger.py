@@ -54,7 +54,8 @@ class PrivacyLedger:
       Traceback (most recent call last):
         ...
       dpjax.accounting.ledgers.budget.BudgetExceeded: Expected a release within \
-the budget of epsilon 2 at delta 1e-05, got label='statistics', which would make it 4.830.
+the budget of epsilon 2 at delta 1e-05, got label='statistics', which would make \
+it 4.830.
       >>> round(ledger.epsilon(1e-5), 3)
       1.828
     """
