@@ -335,6 +335,12 @@ def test_the_swapped_pair_is_accounted_for_on_its_own_grid():
     assert found == pytest.approx(float(expected), rel=1e-6)
 
 
+@pytest.mark.parametrize("delta", [0.5, 1 - 1e-9])
+def test_a_large_delta_is_answered(delta):
+    event = WITH(100, 5, GAUSSIAN(4.0))
+    assert 0 <= event_epsilon(event, delta, relation=REPLACE) < 1e-3
+
+
 def test_other_events_are_none_of_these():
     assert batches.laws(GAUSSIAN(1.0), ADD) is None
     assert batches.laws(POISSON(0.1, GAUSSIAN(1.0)), REPLACE) is None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, special
 
 from dpjax.accounting.laws.privacy_loss import Nodes
 
@@ -58,7 +58,7 @@ def find_window(nodes: Sequence[Nodes], counts: Sequence[int], delta: float) -> 
     size = max(rule.losses.size for rule in nodes)
     quadrature = _Quadrature(
         np.stack([_padded(rule.losses, size, rule.losses[0]) for rule in nodes]),
-        np.stack([_padded(rule.log_weights, size, -np.inf) for rule in nodes]),
+        np.stack([_padded(_normal(rule), size, -np.inf) for rule in nodes]),
         np.array(counts, dtype=float),
     )
     log_delta = math.log(delta)
@@ -74,6 +74,11 @@ def find_window(nodes: Sequence[Nodes], counts: Sequence[int], delta: float) -> 
             break
     low, high = _ends(quadrature, tilt, _LOG_OUTSIDE - log_tail)
     return Window(low, high, bound, tilt, rounding)
+
+
+def _normal(rule: Nodes) -> np.ndarray:
+    """Return logarithms of weights that sum to 1, as tilts near 0 ask for."""
+    return rule.log_weights - special.logsumexp(rule.log_weights)
 
 
 def _padded(values: np.ndarray, size: int, fill: float) -> np.ndarray:
