@@ -108,7 +108,7 @@ def test_other_keys_and_other_steps_draw_otherwise(sampler):
     assert len(seen) == 20
 
 
-@pytest.mark.parametrize("pair", itertools.combinations(RANDOM, 2), ids=repr)
+@pytest.mark.parametrize("pair", list(itertools.combinations(RANDOM, 2)), ids=repr)
 def test_samplers_do_not_share_their_random_numbers(pair):
     # In a step of a cyclic sampler, some have a turn and others have none.
     some, others = (inclusions(sampler, 1000, 30, 30) for sampler in pair)
