@@ -605,6 +605,4 @@ def test_copies_of_an_example_are_a_number_and_not_poisson_sampled(
 ):
     options = {"expected_batch_size": 4, "sampling_prob": 0.1}
     with pytest.raises(error, match=message):
-        optimizers.differentially_private_aggregate(
-            1.0, 1.0, 3, max_copies=max_copies, **options
-        )
+        differentially_private_aggregate(1.0, 1.0, 3, max_copies=max_copies, **options)
