@@ -590,3 +590,19 @@ def test_noise_stream_is_the_one_of_the_noise_module():
     zeros = jax.tree.map(jnp.zeros_like, GRADS)
     expected = noise.gaussian_noise(noise.key_data(3), 0, PARAMS, 0.5)
     chex.assert_trees_all_close(step(private, zeros), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("max_copies", "error", "message"),
+    [
+        (0, ValueError, "max_copies=0"),
+        (1.5, TypeError, "max_copies=1.5"),
+        (2, ValueError, "1 with sampling_prob, got max_copies=2"),
+    ],
+)
+def test_copies_of_an_example_are_a_number_and_not_poisson_sampled(
+    max_copies, error, message
+):
+    options = {"expected_batch_size": 4, "sampling_prob": 0.1}
+    with pytest.raises(error, match=message):
+        differentially_private_aggregate(1.0, 1.0, 3, max_copies=max_copies, **options)

@@ -343,6 +343,17 @@ def test_plain_lines_and_a_closing_statement_are_shown(capsys):
         assert phrase in said.out
 
 
+def test_the_number_of_poisson_sampling_is_shown_as_what_it_is(capsys):
+    shuffled = dataclasses.replace(DPSGD, sampler=sampling.ShuffledEpochs())
+    run(shuffled, logging=training.Logging(every=6))
+    said = capsys.readouterr().out
+    quoted = shuffled.epsilon_if_poisson(1e-5)
+    assert f"Often quoted for such batches: {quoted}." in said
+    assert "not a guarantee" in said
+    run(logging=training.Logging(every=6))
+    assert "not a guarantee" not in capsys.readouterr().out
+
+
 def test_a_key_from_the_system_is_not_said_to_be_a_seed(capsys):
     run(key=None, logging=training.Logging(every=6))
     assert "seed" not in capsys.readouterr().out

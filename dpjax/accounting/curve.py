@@ -73,7 +73,7 @@ def event_curve(
 
     Example:
       >>> event_curve(dp_accounting.GaussianDpEvent(5.0), 1e-5, steps=[1, 4]).round(2)
-      array([0.73, 1.57])
+      array([0.73, 1.55])
     """
     method = accountants.find(accountant)
     delta = _check.open_unit("delta", delta)

@@ -40,6 +40,11 @@ class Batches:
             expected_batch_size=self.expected_batch_size,
         )
 
+    @property
+    def is_poisson(self) -> bool:
+        """Whether each example enters each batch by a throw of its own."""
+        return self._sampler.is_poisson
+
     def batches(
         self, key: KeyLike, start_step: int = 0
     ) -> Iterator[list[sampling.IndexChunk]]:

@@ -17,7 +17,7 @@ class NotAGuarantee(NamedTuple):
       assumption: what is not so.
 
     Example:
-      >>> str(NotAGuarantee(Epsilon(0.4707), 1e-6, "batches were Poisson samples"))
+      >>> str(NotAGuarantee(Epsilon(0.47065), 1e-6, "batches were Poisson samples"))
       'epsilon 0.4707 at delta 1e-06 if batches were Poisson samples: not a guarantee'
     """
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from dpjax.mechanism import DPSGD
 from dpjax.training import budget, interrupts, journal, metrics
 from dpjax.training.checkpoints import Checkpointing
 from dpjax.training.plan import Plan, make_plan
@@ -139,8 +140,18 @@ def _run(records: journal.Journal) -> FitResult:
     if show:
         seeded = not plan.key_words[0]
         described = plan.config["mechanism"]
-        print(*closing_lines(result.summary, described, seeded=seeded), sep="\n")
+        lines = closing_lines(result.summary, described, seeded=seeded)
+        print(*lines, *_quoted(plan.request, result.summary), sep="\n")
     return result
+
+
+def _quoted(request: Request, summary: dict[str, Any]) -> list[str]:
+    """Return what is often quoted of such batches, as what it is."""
+    plan, delta = request.mechanism, request.delta
+    if not isinstance(plan, DPSGD) or delta is None or plan.is_poisson:
+        return []
+    quoted = plan.epsilon_if_poisson(delta, step=summary["steps"])
+    return [f"Often quoted for such batches: {quoted}."]
 
 
 def _train(
