@@ -484,7 +484,7 @@ def repeated_by_scan(inner, params, h, example):
 
 @holder
 def stacked_by_scan_with_remat(inner, params, h, example):
-    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[..., ::-1]]), params)
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, jnp.flip(leaf)]), params)
 
     @jax.checkpoint
     def layer(h, layer_params):
