@@ -42,7 +42,7 @@ def test_an_example_takes_part_once_in_every_epoch_begun(rate, steps, times):
     [(60000, 256, 15000), (13, 4, 9), (100, 100, 7), (1000, 333, 4), (7, 2, 1)],
 )
 def test_shuffled_batches_are_accounted_for_as_the_sampler_does(count, batch, steps):
-    settings = run(batch / count, steps, 2.0, num_examples=count, batch_size=batch)
+    told = run(batch / count, steps, 2.0, num_examples=count, batch_size=batch)
     sampler = sampling.ShuffledEpochs()
     event = sampler.event(
         noise_multiplier=2.0,
@@ -52,6 +52,6 @@ def test_shuffled_batches_are_accounted_for_as_the_sampler_does(count, batch, st
     )
     expected = accounting.event_epsilon(event, 1e-5, relation=sampler.relation)
     found = accounting.event_epsilon(
-        settings.unamplified(), 1e-5, relation=settings.UNAMPLIFIED
+        told.unamplified(), 1e-5, relation=settings.UNAMPLIFIED
     )
     assert found == expected
