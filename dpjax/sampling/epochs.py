@@ -10,10 +10,10 @@ import numpy as np
 from dp_accounting import NeighboringRelation
 
 from dpjax.sampling import streams
-from dpjax.sampling.sampler import Sampler, whole_batch
+from dpjax.sampling.sampler import WholeBatches, whole_batch
 
 
-class _Epochs(Sampler):
+class _Epochs(WholeBatches):
     """Every example in one step an epoch, of ceil(num_examples / batch) steps."""
 
     relation = NeighboringRelation.REPLACE_SPECIAL
@@ -21,10 +21,6 @@ class _Epochs(Sampler):
     def sampling_prob(self, *, num_examples: int, expected_batch_size: float) -> None:
         """Return None: nothing is counted as amplification."""
         whole_batch(num_examples, expected_batch_size)
-
-    def chunk_size(self, *, num_examples: int, expected_batch_size: float) -> int:
-        """Return the size of a batch."""
-        return whole_batch(num_examples, expected_batch_size)
 
     def _participations(self, count: int, batch: float, num_steps: int) -> int:
         return math.ceil(num_steps / math.ceil(count / batch))

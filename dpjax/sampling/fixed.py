@@ -8,11 +8,11 @@ import numpy as np
 from dp_accounting import NeighboringRelation
 
 from dpjax.sampling import streams
-from dpjax.sampling.sampler import Sampler, whole_batch
+from dpjax.sampling.sampler import WholeBatches, whole_batch
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedSize(Sampler):
+class FixedSize(WholeBatches):
     """Exactly `expected_batch_size` different examples at every step.
 
     Every set of that size is as likely as any other. Time and memory follow the batch.
@@ -41,10 +41,6 @@ class FixedSize(Sampler):
         """Return expected_batch_size / num_examples, in (0, 1]."""
         return whole_batch(num_examples, expected_batch_size) / num_examples
 
-    def chunk_size(self, *, num_examples: int, expected_batch_size: float) -> int:
-        """Return the size of a batch."""
-        return whole_batch(num_examples, expected_batch_size)
-
     def _step_event(
         self,
         gaussian: dp_accounting.GaussianDpEvent,
@@ -66,7 +62,7 @@ class FixedSize(Sampler):
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedSizeWithReplacement(Sampler):
+class FixedSizeWithReplacement(WholeBatches):
     """`expected_batch_size` independent draws of an example at every step.
 
     An example may come several times in a batch, and counts as often. Time and memory
@@ -90,10 +86,6 @@ class FixedSizeWithReplacement(Sampler):
         if num_examples == 1:
             return 1.0
         return float(-np.expm1(batch * np.log1p(-1 / num_examples)))
-
-    def chunk_size(self, *, num_examples: int, expected_batch_size: float) -> int:
-        """Return the size of a batch."""
-        return whole_batch(num_examples, expected_batch_size)
 
     def max_copies(self, *, num_examples: int, expected_batch_size: float) -> int:
         """Return the size of a batch: all of it may be one example."""

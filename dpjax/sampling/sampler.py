@@ -144,6 +144,14 @@ class Sampler(abc.ABC):
         return (_chunks(draw(step), size) for step in range(start, stop))
 
 
+class WholeBatches(Sampler):
+    """A sampler whose batches all have the same size, an integer."""
+
+    def chunk_size(self, *, num_examples: int, expected_batch_size: float) -> int:
+        """Return the size of a batch."""
+        return whole_batch(num_examples, expected_batch_size)
+
+
 def fitting(num_examples: Any, batch: float) -> int:
     """Return the checked size of a data set, which holds the batch."""
     count = _check.integer("num_examples", num_examples, minimum=1)

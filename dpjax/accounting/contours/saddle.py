@@ -15,6 +15,7 @@ from scipy import optimize, special
 
 from dpjax.accounting.contours import quadrature
 from dpjax.accounting.contours.quadrature import Region
+from dpjax.accounting.laws import tilting
 from dpjax.accounting.laws.privacy_loss import SampledGaussian
 
 _SPACING = 0.12
@@ -58,17 +59,13 @@ class Rough(NamedTuple):
 
     def cumulants(self, tilt: float) -> tuple[float, float, float]:
         """Return K(t) of one step, and its first two derivatives."""
-        exponents = self.log_weights + tilt * self.losses
-        peaks = exponents.max(axis=1)
-        weights = np.exp(exponents - peaks[:, None])
-        sums = weights.sum(axis=1)
-        means = (weights * self.losses).sum(axis=1) / sums
-        spreads = (weights * (self.losses - means[:, None]) ** 2).sum(axis=1) / sums
+        value, mean, spread = tilting.cumulants(
+            self.losses, self.log_weights, self.counts, tilt
+        )
         return (
-            float(self.counts @ (peaks + np.log(sums)))
-            + 0.5 * self.variance * tilt * (tilt + 1),
-            float(self.counts @ means) + self.variance * (tilt + 0.5),
-            float(self.counts @ spreads) + self.variance,
+            value + 0.5 * self.variance * tilt * (tilt + 1),
+            mean + self.variance * (tilt + 0.5),
+            spread + self.variance,
         )
 
     def moments(self, tilts: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
+from dpjax.accounting.laws import tilting
 from dpjax.accounting.laws.privacy_loss import Nodes
 
 _SHARES = (0.7, 1.0)
@@ -95,14 +96,7 @@ class _Quadrature(NamedTuple):
 
 def _cumulants(quadrature: _Quadrature, tilt: float) -> tuple[float, float, float]:
     """Return log E e^(tilt loss) of the total, and its first two derivatives."""
-    exponents = quadrature.log_weights + tilt * quadrature.losses
-    peaks = exponents.max(axis=1)
-    weights = np.exp(exponents - peaks[:, None])
-    sums = weights.sum(axis=1)
-    means = (weights * quadrature.losses).sum(axis=1) / sums
-    spreads = (weights * (quadrature.losses - means[:, None]) ** 2).sum(axis=1) / sums
-    counts = quadrature.counts
-    return counts @ (peaks + np.log(sums)), counts @ means, counts @ spreads
+    return tilting.cumulants(*quadrature, tilt)
 
 
 def _saddle(quadrature: _Quadrature, log_delta: float) -> float:

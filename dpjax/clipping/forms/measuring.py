@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpjax.clipping import norms
 
@@ -58,7 +59,7 @@ def added_up(leaves: Sequence[Squares]) -> tuple[jax.Array, jax.Array]:
         kinds.setdefault(kind, []).append(i)
     found = [_of_a_kind([leaves[i] for i in places]) for places in kinds.values()]
     order = [i for places in kinds.values() for i in places]
-    where = jnp.asarray([order.index(i) for i in range(len(order))])
+    where = np.argsort(order)
     values, bounds = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
     if len(kinds) > 1:
         values, bounds = values[where], bounds[where]
