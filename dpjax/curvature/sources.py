@@ -65,5 +65,6 @@ def arguments(source: Source) -> tuple[Any, ...]:
       ValueError: there is no array, or the leading axes differ or are empty.
     """
     raw_event(source)
-    _check.leading_axis("batch", source.batch)
+    if not _check.leading_axis("batch", source.batch):
+        _check.fail("at least one example", "batch", source.batch)
     return source.batch if isinstance(source.batch, tuple) else (source.batch,)
