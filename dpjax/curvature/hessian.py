@@ -1,0 +1,69 @@
+"""The Hessian of the mean loss as an operator."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpjax import autodiff
+from dpjax.curvature import means
+from dpjax.curvature.matvec import MatVec
+from dpjax.curvature.sources import Source
+from dpjax.types import ArrayTree, LossFn, Params
+
+
+def hessian_operator(
+    loss_fn: LossFn,
+    params: Params,
+    batch: Source,
+    *,
+    microbatch_size: int | None = None,
+) -> MatVec:
+    """Return the Hessian of the mean loss of a batch as an operator.
+
+    Forward over reverse: H v = d/dt grad L(params + t v) at t = 0, at most twice the
+    operations of a gradient; the Hessian is never formed. It need not be positive: for
+    systems of equations take `ggn_operator`.
+
+    The result has the vector's types, float32 at least; parameters in lower precision
+    are cast up, a float64 vector gives float64 curvature of float32 parameters. A loss
+    that is not finite makes the result NaN.
+
+    Args:
+      loss_fn: `loss_fn(params, *example) -> scalar`, the loss of ONE example. A new
+        function compiles anew; new parameters do not. Arrays that it needs beside
+        the example are best given by `jax.tree_util.Partial`.
+      params: pytree of floating-point arrays.
+      batch: `Public((x, y))` or `Private((x, y))`, leading axis the examples.
+      microbatch_size: examples whose loss is differentiated at a time, to save memory.
+
+    Returns:
+      A symmetric `MatVec`; its `event` says what looking at the batch costs.
+
+    Raises:
+      TypeError: parameters that are not real floating-point numbers, or a batch that
+        does not say whether it is private.
+      ValueError: an empty batch or leading axes that differ; at the call, a vector of
+        another shape than the parameters, or a loss that is not a scalar.
+
+    References:
+      Pearlmutter 1994, Fast exact multiplication by the Hessian.
+
+    >>> import jax.numpy as jnp
+    >>> from dpjax.curvature import Public
+    >>> batch = Public(jnp.array([[1., 0.], [0., 2.]]))
+    >>> matvec = hessian_operator(lambda w, x: jnp.vdot(w, x) ** 2, jnp.ones(2), batch)
+    >>> print(matvec(jnp.array([1., 1.])), matvec.event)
+    [1. 4.] NoOpDpEvent()
+    """
+    return means.mean_operator(_total, (loss_fn,), params, batch, microbatch_size)
+
+
+def _total(
+    params: Params, vector: ArrayTree, batch: tuple[Any, ...], loss_fn: LossFn
+) -> ArrayTree:
+    def loss(params: Params) -> jax.Array:
+        return jnp.sum(means.losses(functools.partial(loss_fn, params), *batch))
+
+    return autodiff.hvp(loss, params, vector)

@@ -1,0 +1,133 @@
+"""Systems of equations with a curvature matrix, by conjugate gradients."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import dp_accounting
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from scipy.sparse import linalg
+
+from dpjax import _check
+from dpjax.curvature import means
+from dpjax.curvature.matvec import MatVec, as_matvec
+from dpjax.types import ArrayTree
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["value", "residual"],
+    meta_fields=["event"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Solution:
+    """The solution of a system of equations, and how far it is from one.
+
+    Attributes:
+      value: shaped like the right-hand side, float32 at least.
+      residual: |b - (A + damping I) x| / |b|, computed anew from the solution; zero for
+        a right-hand side of zeros. Look at it: conjugate gradients stop at `max_steps`
+        whether or not they have arrived, and may fail on an indefinite operator.
+      event: what looking at the operator costs; the right-hand side is taken as given.
+    """
+
+    value: ArrayTree
+    residual: jax.Array
+    event: dp_accounting.DpEvent | None
+
+
+def inverse_hvp(
+    matvec: Callable[[ArrayTree], ArrayTree],
+    vector: ArrayTree,
+    *,
+    damping: float | jax.Array,
+    tolerance: float = 1e-5,
+    max_steps: int = 100,
+) -> Solution:
+    """Solve (A + damping I) x = b by conjugate gradients, one product a step.
+
+    A + damping I must be positive definite: take `ggn_operator` or a Fisher operator
+    with damping > 0, or a Hessian where the loss is convex.
+
+    Args:
+      matvec: the operator A, a `MatVec` or any callable.
+      vector: the right-hand side b.
+      damping: at least 0.
+      tolerance: stop once the residual that the recurrence carries is below
+        tolerance x |b|. In float32 a residual below about 1e-6 x the condition
+        number is out of reach.
+      max_steps: stop then in any case.
+
+    Returns:
+      `.value`, with its `.residual`, and the operator's `.event`.
+
+    Raises:
+      ValueError: a negative damping or tolerance, or no step.
+
+    References:
+      Hestenes and Stiefel 1952, Methods of conjugate gradients for solving linear
+      systems; the implementations are those of JAX and, for an operator that JAX cannot
+      trace, SciPy.
+
+    >>> import jax.numpy as jnp
+    >>> solution = inverse_hvp(lambda v: 3 * v, jnp.array([4., 8.]), damping=1.0)
+    >>> print(solution.value, solution.residual)
+    [1. 2.] 0.0
+    """
+    if not _check.is_traced(damping):
+        _check.non_negative("damping", damping)
+    _check.non_negative("tolerance", tolerance)
+    _check.integer("max_steps", max_steps, minimum=1)
+    means.check_real("vector", vector)
+    operator = as_matvec(matvec)
+    solve = _solve if operator.traceable else _solve_on_host
+    value, residual = solve(
+        operator, means.widened(vector), damping, float(tolerance), max_steps
+    )
+    return Solution(value, residual, operator.event)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _solve(
+    matvec: MatVec, vector: ArrayTree, damping: jax.Array, tolerance: float, steps: int
+) -> tuple[ArrayTree, jax.Array]:
+    damped = functools.partial(_damped, matvec, damping)
+    value, _ = jax.scipy.sparse.linalg.cg(damped, vector, tol=tolerance, maxiter=steps)
+    return value, _residual(damped(value), vector)
+
+
+def _solve_on_host(
+    matvec: MatVec, vector: ArrayTree, damping: float, tolerance: float, steps: int
+) -> tuple[ArrayTree, jax.Array]:
+    flat, unravel = ravel_pytree(vector)
+
+    def product(column: np.ndarray) -> np.ndarray:
+        point = unravel(jnp.asarray(column, flat.dtype).reshape(-1))
+        return np.asarray(ravel_pytree(_damped(matvec, damping, point))[0])
+
+    operator = linalg.LinearOperator((flat.size,) * 2, product, dtype=flat.dtype)
+    value, _ = linalg.cg(operator, np.asarray(flat), rtol=tolerance, maxiter=steps)
+    solution = unravel(jnp.asarray(value, flat.dtype))
+    return solution, _residual(_damped(matvec, damping, solution), vector)
+
+
+def _damped(matvec: MatVec, damping: float | jax.Array, vector: ArrayTree) -> ArrayTree:
+    return jax.tree.map(
+        lambda product, leaf: (product + damping * leaf).astype(leaf.dtype),
+        matvec(vector),
+        vector,
+    )
+
+
+def _residual(product: ArrayTree, vector: ArrayTree) -> jax.Array:
+    """Return |b - product| / |b|."""
+    rest = jax.tree.map(jnp.subtract, vector, product)
+    size = optax.tree.norm(vector)
+    zero = size == 0
+    return jnp.where(
+        zero, optax.tree.norm(rest), optax.tree.norm(rest) / jnp.where(zero, 1, size)
+    )

@@ -1,0 +1,167 @@
+"""Operators that are means over the examples of a batch, and their precision.
+
+Each such operator is a sum over examples of one linear map, so that every one of them
+can be summed in pieces, has its result in the vector's precision, and is compiled once
+a loss and a shape.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpjax import _check, autodiff
+from dpjax.curvature.matvec import MatVec
+from dpjax.curvature.sources import Source, arguments, raw_event
+from dpjax.types import ArrayTree, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """The mean over a batch, as the `function` of a `MatVec`.
+
+    Attributes:
+      total: `total(params, vector, batch, *functions)`, the sum over the examples of a
+        batch of a linear map of the vector; hashable.
+      microbatch_size: examples a piece; `None` takes the batch whole.
+    """
+
+    total: Callable[..., ArrayTree]
+    microbatch_size: int | None = None
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def __call__(
+        self, vector: ArrayTree, params: Params, batch: tuple[Any, ...], *functions: Any
+    ) -> ArrayTree:
+        """Return the mean, shaped like the vector, in float32 at least."""
+        point, direction = in_one_precision(params, vector)
+
+        def total(piece: tuple[Any, ...]) -> ArrayTree:
+            return self.total(point, direction, piece, *functions)
+
+        num_examples = _check.leading_axis("batch", batch)
+        return jax.tree.map(
+            lambda leaf, like: (leaf / num_examples).astype(wide_type(like)),
+            _in_pieces(total, batch, self.microbatch_size),
+            vector,
+        )
+
+
+def mean_operator(
+    total: Callable[..., ArrayTree],
+    functions: tuple[Callable[..., Any], ...],
+    params: Params,
+    batch: Source,
+    microbatch_size: int | None,
+) -> MatVec:
+    """Return the mean of `total` over a batch as an operator, with the batch's event.
+
+    Args:
+      total: see `Mean`.
+      functions: what the user gave: losses, models. They travel beside the arrays, so
+        that one which is a `jax.tree_util.Partial` may hold arrays of its own.
+      params: floating-point leaves.
+      batch: `Public` or `Private`, leading axis the examples.
+      microbatch_size: examples a piece, or `None`.
+
+    Raises:
+      TypeError: parameters that are not real floating-point numbers, or a batch that
+        does not say whether it is private.
+      ValueError: an empty batch, leading axes that differ, or a size below 1.
+    """
+    if microbatch_size is not None:
+        _check.integer("microbatch_size", microbatch_size, minimum=1)
+    check_real("params", params)
+    operands = (params, arguments(batch), *map(as_operand, functions))
+    return MatVec(Mean(total, microbatch_size), operands, raw_event(batch))
+
+
+def as_operand(function: Callable[..., Any]) -> jax.tree_util.Partial:
+    """Return a function as a pytree, which `jax.jit` takes as an argument."""
+    if isinstance(function, jax.tree_util.Partial):
+        return function
+    return jax.tree_util.Partial(function)
+
+
+def losses(loss_fn: Callable[..., Any], *batch: ArrayTree) -> jax.Array:
+    """Return the loss of every example, `(batch,)`, in float32 at least.
+
+    Args:
+      loss_fn: `loss_fn(*example) -> scalar`.
+      *batch: the arguments, leading axis the examples.
+
+    Raises:
+      ValueError: a loss that is not a scalar.
+      TypeError: a loss that is not a real floating-point number.
+    """
+
+    def example_loss(*example: Any) -> jax.Array:
+        loss = loss_fn(*example)
+        autodiff.check_scalar(loss)
+        return jnp.asarray(loss, wide_type(loss))
+
+    return jax.vmap(example_loss)(*batch)
+
+
+def check_real(name: str, tree: ArrayTree) -> None:
+    """Require real floating-point leaves, at least one."""
+    _check.float_leaves(name, tree)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+            place = f"{name}{_check.path_name(path)}.dtype"
+            _check.fail("real leaves", place, str(jnp.result_type(leaf)), TypeError)
+
+
+def wide_type(leaf: Any) -> jnp.dtype:
+    """Return the type of an array or of its shape, float32 at least."""
+    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+
+
+def widened(tree: ArrayTree) -> ArrayTree:
+    """Return the arrays in float32 at least."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, wide_type(leaf)), tree)
+
+
+def in_one_precision(params: Params, vector: ArrayTree) -> tuple[Params, ArrayTree]:
+    """Return both in the wider type of the two, leaf by leaf, float32 at least.
+
+    Raises:
+      ValueError: `vector` does not have the structure and shapes of `params`.
+      TypeError: a vector that is not of real floating-point numbers.
+    """
+    _check.same_shapes("vector", vector, params)
+    check_real("vector", vector)
+    types = jax.tree.map(
+        lambda *leaves: jnp.promote_types(*map(wide_type, leaves)), params, vector
+    )
+    return jax.tree.map(jnp.asarray, params, types), jax.tree.map(
+        jnp.asarray, vector, types
+    )
+
+
+def _in_pieces(
+    total: Callable[[tuple[Any, ...]], ArrayTree],
+    batch: tuple[Any, ...],
+    size: int | None,
+) -> ArrayTree:
+    """Sum over pieces of a batch, one at a time; what remains is a smaller piece."""
+    num_examples = _check.leading_axis("batch", batch)
+    if size is None or num_examples <= size:
+        return total(batch)
+    num_pieces, rest = divmod(num_examples, size)
+    whole = num_pieces * size
+
+    def split(leaf: jax.Array) -> jax.Array:
+        return leaf[:whole].reshape(num_pieces, size, *leaf.shape[1:])
+
+    def step(running: ArrayTree, piece: tuple[Any, ...]) -> tuple[ArrayTree, None]:
+        return jax.tree.map(jnp.add, running, total(piece)), None
+
+    first = total(jax.tree.map(lambda leaf: leaf[whole:], batch)) if rest else None
+    if first is None:
+        shapes = jax.eval_shape(total, jax.tree.map(lambda leaf: leaf[:size], batch))
+        first = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(step, first, jax.tree.map(split, batch))[0]
