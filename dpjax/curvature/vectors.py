@@ -1,0 +1,182 @@
+"""Vectors shaped like a pytree: the little linear algebra that the algorithms need.
+
+Sums and products of vectors are worked in float32 at least and, on accelerators, never
+in fewer bits than that.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpjax import _check
+from dpjax.noise import keys
+from dpjax.types import ArrayTree, KeyLike
+
+DOMAIN = "dpjax.curvature"
+"""Names the stream of the probes; noise and sampling have others."""
+
+_EXACT = jax.lax.Precision.HIGHEST
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """The vectors of one shape. Hashable: a program is compiled once a space.
+
+    Attributes:
+      structure: the pytree's structure.
+      leaves: shape and dtype of each leaf, float32 or float64.
+    """
+
+    structure: Any
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+
+    @property
+    def size(self) -> int:
+        """Return the dimension: the number of values in a vector."""
+        return sum(math.prod(leaf.shape) for leaf in self.leaves)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Return the dtype of a product of two vectors."""
+        return jnp.result_type(*(leaf.dtype for leaf in self.leaves))
+
+    @property
+    def like(self) -> ArrayTree:
+        """Return the shapes and dtypes as a pytree."""
+        return jax.tree.unflatten(self.structure, self.leaves)
+
+
+def space_of(like: ArrayTree) -> Space:
+    """Return the space of vectors shaped like a pytree, in float32 at least.
+
+    Args:
+      like: pytree of real floating-point arrays or `jax.ShapeDtypeStruct`s.
+
+    Raises:
+      TypeError: a leaf that is not a real floating-point array.
+      ValueError: no leaf, or leaves without values.
+    """
+    _check.float_leaves("like", like)
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    for path, leaf in paths:
+        dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            name = f"like{_check.path_name(path)}.dtype"
+            _check.fail("real leaves", name, str(dtype), TypeError)
+    specs = [
+        jax.ShapeDtypeStruct(
+            np.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+        )
+        for _, leaf in paths
+    ]
+    space = Space(structure, tuple(specs))
+    if not space.size:
+        _check.fail("at least one value", "like", like)
+    return space
+
+
+def probe_key(key: KeyLike) -> jax.Array:
+    """Return the typed key of everything that one algorithm draws."""
+    return keys.domain_key(keys.key_data(key), DOMAIN)
+
+
+def cast(space: Space, name: str, tree: ArrayTree) -> ArrayTree:
+    """Return `tree` as a vector of the space.
+
+    Raises:
+      ValueError: its structure or shapes are not those of the space.
+    """
+    _check.same_shapes(name, tree, space.like)
+    return jax.tree.map(lambda x, leaf: jnp.asarray(x, leaf.dtype), tree, space.like)
+
+
+def generic(space: Space, key: jax.Array) -> ArrayTree:
+    """Draw a vector of independent values, uniform in [-1, 1)."""
+    draws = [
+        jax.random.uniform(leaf_key, leaf.shape, leaf.dtype, minval=-1)
+        for leaf_key, leaf in zip(_leaf_keys(space, key), space.leaves, strict=True)
+    ]
+    return jax.tree.unflatten(space.structure, draws)
+
+
+def signs(space: Space, key: jax.Array) -> ArrayTree:
+    """Draw a vector of independent fair signs, -1 or 1 (Rademacher)."""
+    draws = [
+        _signs(leaf_key, leaf)
+        for leaf_key, leaf in zip(_leaf_keys(space, key), space.leaves, strict=True)
+    ]
+    return jax.tree.unflatten(space.structure, draws)
+
+
+def dot(x: ArrayTree, y: ArrayTree) -> jax.Array:
+    """Return the inner product of two vectors."""
+    products = [
+        jnp.vdot(a, b, precision=_EXACT)
+        for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
+    ]
+    return sum(products[1:], start=products[0])
+
+
+def length(x: ArrayTree) -> jax.Array:
+    """Return the Euclidean length of a vector whose squares do not underflow."""
+    return jnp.sqrt(dot(x, x))
+
+
+def scaled(x: ArrayTree, factor: jax.Array) -> ArrayTree:
+    """Return `factor * x`, in the dtypes of `x`."""
+    return jax.tree.map(lambda leaf: (factor * leaf).astype(leaf.dtype), x)
+
+
+def split(x: ArrayTree) -> tuple[ArrayTree, jax.Array]:
+    """Return `x / unit` and `unit`, the largest of its absolute values (1 for zero).
+
+    Squares of the first neither overflow nor underflow, whatever the scale of `x`. What
+    is not finite makes NaNs.
+    """
+    largest = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(x)]
+    peak = jnp.max(jnp.stack(largest))
+    unit = jnp.where(peak == 0, jnp.ones_like(peak), peak)
+    return jax.tree.map(lambda leaf: (leaf / unit).astype(leaf.dtype), x), unit
+
+
+def normalised(x: ArrayTree) -> ArrayTree:
+    """Return `x` over its length, and zero for zero."""
+    x, _ = split(x)
+    size = length(x)
+    return scaled(x, 1 / jnp.where(size == 0, jnp.ones_like(size), size))
+
+
+def coefficients(basis: ArrayTree, x: ArrayTree) -> jax.Array:
+    """Return the inner products of `x` with each row of a basis, shape `(rows,)`."""
+    products = [
+        jnp.tensordot(rows, leaf, axes=leaf.ndim, precision=_EXACT)
+        for rows, leaf in zip(jax.tree.leaves(basis), jax.tree.leaves(x), strict=True)
+    ]
+    return sum(products[1:], start=products[0])
+
+
+def combination(basis: ArrayTree, weights: jax.Array) -> ArrayTree:
+    """Return sums of the rows of a basis: `weights` of shape `(..., rows)`."""
+    return jax.tree.map(
+        lambda rows: jnp.tensordot(
+            weights.astype(rows.dtype), rows, axes=1, precision=_EXACT
+        ),
+        basis,
+    )
+
+
+def _leaf_keys(space: Space, key: jax.Array) -> list[jax.Array]:
+    return list(jax.random.split(key, len(space.leaves)))
+
+
+def _signs(key: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    # One random bit a value: drawing a word for each would cost as much as a gradient.
+    size = math.prod(leaf.shape)
+    words = jax.random.bits(key, (-(-size // 32), 1), jnp.uint32)
+    bits = (words >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    flat = (1 - 2 * bits.astype(jnp.int8)).reshape(-1)[:size]
+    return flat.reshape(leaf.shape).astype(leaf.dtype)
