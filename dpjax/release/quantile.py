@@ -63,7 +63,7 @@ def private_quantile(
     matrix of prefix sums, and A = F F its square root (Toeplitz, with coefficients
     f_j = binom(2j, j) / 4^j), what is noised is the sum of one column of F an example,
     and the counts are F times that. Their noise has a standard deviation of at most
-    noise_multiplier · |f|^2, where |f|^2 is about 1 + log(num_bins) / pi: 2.8 for 256
+    noise_multiplier · |f|^2, and |f|^2 is about 1.07 + log(num_bins) / pi: 2.8 for 256
     bins, where noisy bins added up would have up to 16 (Fichtenberger et al. 2022).
 
     Noisy counts need not grow. They are replaced by the nearest ones that do (in the
@@ -73,6 +73,8 @@ def private_quantile(
 
     Resolution: a quantile is known to a bin, (high - low) / num_bins, and to a rank of
     about `.stderr`. Values outside of the range are counted into the first or last bin.
+    So levels closer to 0 or 1 than a few `.stderr` may come out anywhere between the
+    examples and the end of the range: a minimum is nothing that noise can keep.
 
     Args:
       function: `function(params, *example) -> scalar`, integer or floating.
