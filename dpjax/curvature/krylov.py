@@ -18,8 +18,8 @@ from dpjax.types import ArrayTree, KeyLike
 _BREAKDOWN = 10
 """What is left of a product below this many roundings of it is no direction."""
 
-_CANCELLED = 0.1
-"""A product that keeps less of its length in one pass is orthogonalised in two."""
+_CANCELLED = 0.5
+"""What keeps less of its length in one dense pass takes another."""
 
 
 @functools.partial(
@@ -58,8 +58,8 @@ def lanczos(
 ) -> Tridiagonal:
     """Reduce a symmetric operator to tridiagonal form in `num_steps` products.
 
-    Every product is orthogonalised against the whole basis, twice where the first pass
-    cancels most of it. Where nothing but
+    Every product is orthogonalised against the two newest vectors, then against the
+    whole basis, once more where that cancels much of it. Where nothing but
     rounding is left of it, the subspace is invariant: a zero is written into T, and the
     process goes on from a fresh random direction. So repeated eigenvalues, low rank and
     zero operators come out with their multiplicity, and no eigenvalue of T lies outside
@@ -158,6 +158,7 @@ class Lanczos:
         step, basis = state.step, state.basis
         rest, unit = vectors.split(product)
         scale = jnp.maximum(state.scale, vectors.length(rest) * unit)
+        rest, alpha = self._recurrence(state, rest, unit)
         rest, length, weights = _orthogonal(basis, rest)
         tolerance = _BREAKDOWN * np.finfo(self.space.dtype).eps * scale
         broken = length * unit <= tolerance
@@ -171,7 +172,7 @@ class Lanczos:
             state.key,
             step + 1,
             scale,
-            state.diagonal.at[step].set(weights[step] * unit),
+            state.diagonal.at[step].set((alpha + weights[step]) * unit),
             state.off_diagonal.at[step].set(beta),
             _set(basis, step + 1, following),
         )
@@ -191,11 +192,28 @@ class Lanczos:
             lambda: first,
         )
 
+    def _recurrence(
+        self, state: State, x: ArrayTree, unit: jax.Array
+    ) -> tuple[ArrayTree, jax.Array]:
+        """Subtract the two newest vectors, so that the dense pass has little to do."""
+        step, before = state.step, jnp.maximum(state.step - 1, 0)
+        newest = self.ask(state)
+        alpha = vectors.dot(newest, x)
+        beta = jnp.where(step == 0, 0, state.off_diagonal[before] / unit)
+        rest = jax.tree.map(
+            lambda leaf, new, rows: (leaf - alpha * new - beta * rows[before]).astype(
+                leaf.dtype
+            ),
+            *(x, newest, state.basis),
+        )
+        return rest, alpha
+
     def _fresh(self, key: jax.Array, basis: ArrayTree) -> ArrayTree:
-        direction = vectors.generic(self.space, key)
-        for _ in range(2):
-            direction = vectors.normalised(_orthogonal(basis, direction)[0])
-        return direction
+        def cleaner(_: int, x: ArrayTree) -> ArrayTree:
+            weights = vectors.coefficients(basis, x)
+            return vectors.normalised(_without(basis, x, weights))
+
+        return jax.lax.fori_loop(0, 3, cleaner, vectors.generic(self.space, key))
 
 
 def _orthogonal(
@@ -203,8 +221,8 @@ def _orthogonal(
 ) -> tuple[ArrayTree, jax.Array, jax.Array]:
     """Return what of `x` is orthogonal to a basis, its length, and the coefficients.
 
-    One dense pass over the basis, and a second where the first left less than a tenth
-    of the length: then the rounding of the first counts.
+    One dense pass over the basis, and a second where the first left less than half of
+    the length: then the rounding of the first counts.
     """
     first = vectors.coefficients(basis, x)
     rest = _without(basis, x, first)

@@ -6,6 +6,7 @@ steps when it cannot (an operator that walks over batches of a data set).
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -103,19 +104,20 @@ _compiled = jax.jit(_traced, static_argnums=(0, 1))
 def _on_host(process: Process, matvec: MatVec, arguments: ArrayTree) -> Any:
     results = []
     for index in range(_check.leading_axis("arguments", arguments)):
-        state = _init(process, jax.tree.map(lambda leaf: leaf[index], arguments))
+        argument = jax.tree.map(operator.itemgetter(index), arguments)
+        state = _init(process, argument)
         for _ in range(process.num_products):
             vector = _ask(process, state)
-            if any(map(_check.is_traced, jax.tree.leaves(vector))):
-                _check.fail(
-                    "an operator that JAX can trace inside jax.jit",
-                    "matvec.traceable",
-                    matvec.traceable,
-                    TypeError,
-                )
+            _refuse_traced(vector)
             state = _tell(process, state, matvec(vector))
         results.append(process.result(state))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def _refuse_traced(vector: ArrayTree) -> None:
+    if any(map(_check.is_traced, jax.tree.leaves(vector))):
+        expected = "an operator that JAX can trace inside of jax.jit"
+        _check.fail(expected, "matvec.traceable", False, TypeError)
 
 
 def _checked(process: Process, product: ArrayTree) -> ArrayTree:
