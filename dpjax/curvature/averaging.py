@@ -49,8 +49,13 @@ def average(
     6.0
     """
     if isinstance(batches, Iterator):
-        _check.fail("batches that can be gone through again", "batches", batches)
-    event = joint_event(as_matvec(operator_fn(batch)).event for batch in batches)
+        _check.fail(
+            "batches that can be gone through again", "batches", batches, TypeError
+        )
+    events = [as_matvec(operator_fn(batch)).event for batch in batches]
+    if not events:
+        _check.fail("at least one batch", "batches", batches)
+    event = joint_event(events)
     return MatVec(_Average(operator_fn, batches, event), (), event, traceable=False)
 
 
@@ -65,12 +70,12 @@ class _Average:
         for batch in self.batches:
             size = _check.leading_axis("batch", arguments(batch))
             if isinstance(batch, Private) and self.event == dp_accounting.NoOpDpEvent():
-                _check.fail("public batches as in the first pass", "batch", batch)
+                # The batch itself is private: its type is all that the message says.
+                kind = type(batch).__name__
+                _check.fail("public batches as in the first pass", "batch", kind)
             product = self.operator_fn(batch)(vector)
             total = _add(total, size, product)
             num_examples += size
-        if not num_examples:
-            _check.fail("at least one batch", "batches", self.batches)
         return jax.tree.map(lambda leaf: leaf / num_examples, total)
 
 

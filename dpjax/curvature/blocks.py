@@ -49,6 +49,7 @@ def restrict(
     >>> print(block.params, block.function({"w": jnp.zeros(2), "b": None}, jnp.ones(2)))
     {'b': None, 'w': Array([1., 1.], dtype=float32)} 0.0
     """
+    structure: Any
     paths, structure = jax.tree_util.tree_flatten_with_path(params)
     chosen = tuple(bool(where(_check.path_name(path))) for path, _ in paths)
     if not any(chosen):
@@ -72,7 +73,7 @@ def restrict(
 class _Joined:
     """Call a function with the block's leaves and the fixed ones in their places."""
 
-    structure: jax.tree_util.PyTreeDef
+    structure: Any
     chosen: tuple[bool, ...]
 
     def __call__(

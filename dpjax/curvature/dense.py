@@ -1,15 +1,15 @@
 """The matrix of an operator, for what is small enough to look at whole."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from dpjax import _check
-from dpjax.curvature.matvec import MatVec, as_matvec
-from dpjax.curvature.means import check_real, wide_type
+from dpjax.curvature import loops, vectors
+from dpjax.curvature.matvec import as_matvec
 from dpjax.curvature.readings import Reading
 from dpjax.types import ArrayTree
 
@@ -36,27 +36,30 @@ def dense(matvec: Callable[[ArrayTree], ArrayTree], like: ArrayTree) -> Reading:
     [[0. 1.]
      [1. 0.]]
     """
-    check_real("like", like)
-    size = sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(like))
-    if size > LARGEST:
-        _check.fail(f"at most {LARGEST} rows", "the size of like", size)
-    operator = as_matvec(matvec)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf), wide_type(leaf)), like)
-    form = _columns if operator.traceable else _columns_on_host
-    return Reading(form(operator, zeros).T, operator.event)
+    space = vectors.space_of(like)
+    if space.size > LARGEST:
+        _check.fail(f"at most {LARGEST} rows", "the size of like", space.size)
+    units = jnp.eye(space.size, dtype=space.dtype)
+    columns = loops.run(_Column(space), matvec, units)
+    return Reading(columns.T, as_matvec(matvec).event)
 
 
-@jax.jit
-def _columns(matvec: MatVec, zeros: ArrayTree) -> jax.Array:
-    flat, unravel = ravel_pytree(zeros)
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """One product with a unit vector; the state is a flat vector."""
 
-    def column(unit: jax.Array) -> jax.Array:
-        return ravel_pytree(matvec(unravel(unit)))[0]
+    space: vectors.Space
+    num_products: int = 1
 
-    return jax.lax.map(column, jnp.eye(flat.size, dtype=flat.dtype))
+    def init(self, argument: jax.Array) -> jax.Array:
+        return argument
 
+    def ask(self, state: jax.Array) -> ArrayTree:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.space.like)
+        return ravel_pytree(zeros)[1](state)
 
-def _columns_on_host(matvec: MatVec, zeros: ArrayTree) -> jax.Array:
-    flat, unravel = ravel_pytree(zeros)
-    units = jnp.eye(flat.size, dtype=flat.dtype)
-    return jnp.stack([ravel_pytree(matvec(unravel(unit)))[0] for unit in units])
+    def tell(self, state: jax.Array, product: ArrayTree) -> jax.Array:
+        return ravel_pytree(product)[0].astype(state.dtype)
+
+    def result(self, state: jax.Array) -> jax.Array:
+        return state

@@ -67,8 +67,9 @@ def ggn_operator(
     >>> print(matvec(jnp.array([1., 1.])))
     [1. 4.]
     """
-    if len(arguments(batch)) < 2:
-        _check.fail("a tuple (*inputs, target)", "batch", batch.batch)
+    num_arguments = len(arguments(batch))
+    if num_arguments < 2:
+        _check.fail("a batch (*inputs, target)", "the length of batch", num_arguments)
     functions = (model_fn, output_loss_fn)
     return means.mean_operator(_total, functions, params, batch, microbatch_size)
 

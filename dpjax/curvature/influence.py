@@ -100,7 +100,7 @@ def influence(
     return Influence(value, solution.residual, event)
 
 
-@jax.jit
+@means.exact_jit
 def _gradient(loss_fn: LossFn, params: Params, batch: tuple[Any, ...]) -> ArrayTree:
     def mean_loss(params: Params) -> jax.Array:
         return jnp.mean(means.losses(functools.partial(loss_fn, params), *batch))
@@ -108,7 +108,7 @@ def _gradient(loss_fn: LossFn, params: Params, batch: tuple[Any, ...]) -> ArrayT
     return jax.grad(mean_loss)(params)
 
 
-@jax.jit
+@means.exact_jit
 def _slopes(
     loss_fn: LossFn, params: Params, batch: tuple[Any, ...], vector: ArrayTree
 ) -> jax.Array:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import dp_accounting
 import jax
@@ -31,7 +32,8 @@ class Solution:
       value: shaped like the right-hand side, float32 at least.
       residual: |b - (A + damping I) x| / |b|, computed anew from the solution; zero for
         a right-hand side of zeros. Look at it: conjugate gradients stop at `max_steps`
-        whether or not they have arrived, and may fail on an indefinite operator.
+        whether or not they have arrived, and may fail on an indefinite operator. Where
+        it is NaN, so is the value.
       event: what looking at the operator costs; the right-hand side is taken as given.
     """
 
@@ -83,24 +85,32 @@ def inverse_hvp(
     _check.non_negative("tolerance", tolerance)
     _check.integer("max_steps", max_steps, minimum=1)
     means.check_real("vector", vector)
-    operator = as_matvec(matvec)
-    solve = _solve if operator.traceable else _solve_on_host
-    value, residual = solve(
-        operator, means.widened(vector), damping, float(tolerance), max_steps
+    value, residual = _solver(matvec)(
+        means.widened(vector), damping, float(tolerance), max_steps
     )
-    return Solution(value, residual, operator.event)
+    return Solution(value, residual, as_matvec(matvec).event)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+def _solver(matvec: Callable[[ArrayTree], ArrayTree]) -> Callable[..., Any]:
+    if isinstance(matvec, MatVec):
+        return functools.partial(_compiled if matvec.traceable else _on_host, matvec)
+    # A bare callable is traced anew: what it closes over may have changed.
+    fresh = functools.partial(_solve, MatVec(matvec))
+    return means.exact_jit(fresh, static_argnums=(2, 3))
+
+
 def _solve(
     matvec: MatVec, vector: ArrayTree, damping: jax.Array, tolerance: float, steps: int
 ) -> tuple[ArrayTree, jax.Array]:
     damped = functools.partial(_damped, matvec, damping)
     value, _ = jax.scipy.sparse.linalg.cg(damped, vector, tol=tolerance, maxiter=steps)
-    return value, _residual(damped(value), vector)
+    return _rated(value, damped(value), vector)
 
 
-def _solve_on_host(
+_compiled = means.exact_jit(_solve, static_argnums=(3, 4))
+
+
+def _on_host(
     matvec: MatVec, vector: ArrayTree, damping: float, tolerance: float, steps: int
 ) -> tuple[ArrayTree, jax.Array]:
     flat, unravel = ravel_pytree(vector)
@@ -110,9 +120,11 @@ def _solve_on_host(
         return np.asarray(ravel_pytree(_damped(matvec, damping, point))[0])
 
     operator = linalg.LinearOperator((flat.size,) * 2, product, dtype=flat.dtype)
-    value, _ = linalg.cg(operator, np.asarray(flat), rtol=tolerance, maxiter=steps)
+    # What is not finite shows in the residual: SciPy need not warn of it.
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        value, _ = linalg.cg(operator, np.asarray(flat), rtol=tolerance, maxiter=steps)
     solution = unravel(jnp.asarray(value, flat.dtype))
-    return solution, _residual(_damped(matvec, damping, solution), vector)
+    return _rated(solution, _damped(matvec, damping, solution), vector)
 
 
 def _damped(matvec: MatVec, damping: float | jax.Array, vector: ArrayTree) -> ArrayTree:
@@ -123,11 +135,13 @@ def _damped(matvec: MatVec, damping: float | jax.Array, vector: ArrayTree) -> Ar
     )
 
 
-def _residual(product: ArrayTree, vector: ArrayTree) -> jax.Array:
-    """Return |b - product| / |b|."""
+def _rated(
+    value: ArrayTree, product: ArrayTree, vector: ArrayTree
+) -> tuple[ArrayTree, jax.Array]:
+    """Return the solution and |b - product| / |b|."""
     rest = jax.tree.map(jnp.subtract, vector, product)
     size = optax.tree.norm(vector)
-    zero = size == 0
-    return jnp.where(
-        zero, optax.tree.norm(rest), optax.tree.norm(rest) / jnp.where(zero, 1, size)
-    )
+    residual = optax.tree.norm(rest) / jnp.where(size == 0, 1, size)
+    # Conjugate gradients take NaN for an arrival, and return where they stand.
+    failed = jnp.isnan(residual)
+    return jax.tree.map(lambda x: jnp.where(failed, jnp.nan, x), value), residual

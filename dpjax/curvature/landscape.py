@@ -89,7 +89,7 @@ def loss_slice(
     return LossSlice(coordinates, value, raw_event(batch))
 
 
-@jax.jit
+@means.exact_jit
 def _mean_losses(
     loss_fn: LossFn,
     params: Params,

@@ -8,7 +8,7 @@ a loss and a shape.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,27 @@ from dpjax import _check, autodiff
 from dpjax.curvature.matvec import MatVec
 from dpjax.curvature.sources import Source, arguments, raw_event
 from dpjax.types import ArrayTree, Params
+
+Inputs = ParamSpec("Inputs")
+Output = TypeVar("Output")
+
+
+def exact_jit(
+    function: Callable[Inputs, Output], **options: Any
+) -> Callable[Inputs, Output]:
+    """Return `jax.jit(function)`, its products of matrices in full precision.
+
+    Accelerators round the factors of float32 products by default: good enough for a
+    gradient, not for the small eigenvalues of a curvature matrix.
+    """
+
+    @functools.partial(jax.jit, **options)
+    @functools.wraps(function)
+    def run(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
+
+    return run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +53,7 @@ class Mean:
     total: Callable[..., ArrayTree]
     microbatch_size: int | None = None
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(exact_jit, static_argnums=0)
     def __call__(
         self, vector: ArrayTree, params: Params, batch: tuple[Any, ...], *functions: Any
     ) -> ArrayTree:

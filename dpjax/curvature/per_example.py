@@ -48,7 +48,7 @@ def per_example_curvature(
     return Reading(value, raw_event(batch))
 
 
-@jax.jit
+@means.exact_jit
 def _second_derivatives(
     loss_fn: LossFn, params: Params, batch: tuple[Any, ...], vector: ArrayTree
 ) -> jax.Array:
