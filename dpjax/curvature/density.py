@@ -65,7 +65,8 @@ class SpectralDensity:
         Args:
           grid: where, any shape.
           bandwidth: standard deviation of the Gaussian, > 0, in units of the
-            eigenvalues. None is a hundredth of the range of the nodes.
+            eigenvalues. None is a hundredth of the range of the nodes, or of a
+            hundredth of their magnitude where that is more.
 
         Returns:
           Values >= 0, shaped like `grid`, with integral 1 over the line.
@@ -92,7 +93,8 @@ class SpectralDensity:
     def _width(self, bandwidth: float | jax.Array | None) -> float | jax.Array:
         if bandwidth is None:
             spread, peak = jnp.ptp(self.nodes), jnp.max(jnp.abs(self.nodes))
-            return 0.01 * jnp.where(spread > 0, spread, jnp.where(peak > 0, peak, 1))
+            extent = jnp.maximum(spread, 0.01 * peak)
+            return 0.01 * jnp.where(extent == 0, jnp.ones_like(extent), extent)
         if not _check.is_traced(bandwidth):
             _check.positive("bandwidth", bandwidth)
         return bandwidth

@@ -97,8 +97,9 @@ def lanczos(
     """
     space = vectors.space_of(like)
     steps = min(_check.integer("num_steps", num_steps, minimum=1), space.size)
-    first = None if start is None else vectors.cast(space, "start", start)
-    argument = (vectors.probe_key(key), first)
+    if start is not None:
+        start = vectors.cast(space, "start", start)
+    argument = _begin(space, vectors.probe_key(key), start)
     state = loops.run(
         Lanczos(space, steps), matvec, jax.tree.map(lambda leaf: leaf[None], argument)
     )
@@ -135,18 +136,22 @@ class Lanczos:
     space: vectors.Space
     num_products: int
 
-    def init(self, argument: tuple[jax.Array, ArrayTree | None]) -> State:
-        """Return the state with one vector: the given one, or a random one."""
+    def init(self, argument: tuple[jax.Array, ArrayTree]) -> State:
+        """Return the state with one vector, the second part of the argument."""
         key, first = argument
         rows, dtype = self.num_products, self.space.dtype
         empty = jax.tree.map(
             lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), self.space.like
         )
-        first = self._start(key, first)
         zeros = jnp.zeros((rows,), dtype)
         zero = jnp.zeros((), dtype)
         return State(
-            key, jnp.zeros((), jnp.int32), zero, zeros, zeros, _set(empty, 0, first)
+            key,
+            jnp.zeros((), jnp.int32),
+            zero,
+            zeros,
+            zeros,
+            _set(empty, 0, vectors.normalised(first)),
         )
 
     def ask(self, state: State) -> ArrayTree:
@@ -181,17 +186,6 @@ class Lanczos:
         """Return the last state."""
         return state
 
-    def _start(self, key: jax.Array, first: ArrayTree | None) -> ArrayTree:
-        random_key = jax.random.fold_in(key, 0)
-        if first is None:
-            return vectors.normalised(vectors.generic(self.space, random_key))
-        first = vectors.normalised(first)
-        return jax.lax.cond(
-            vectors.length(first) == 0,
-            lambda: vectors.normalised(vectors.generic(self.space, random_key)),
-            lambda: first,
-        )
-
     def _recurrence(
         self, state: State, x: ArrayTree, unit: jax.Array
     ) -> tuple[ArrayTree, jax.Array]:
@@ -214,6 +208,19 @@ class Lanczos:
             return vectors.normalised(_without(basis, x, weights))
 
         return jax.lax.fori_loop(0, 3, cleaner, vectors.generic(self.space, key))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _begin(
+    space: vectors.Space, key: jax.Array, start: ArrayTree | None
+) -> tuple[jax.Array, ArrayTree]:
+    """Return the key of what is drawn later, and the first direction."""
+    first, later = jax.random.split(key)
+    drawn = vectors.generic(space, first)
+    if start is None:
+        return later, drawn
+    zero = jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(start)]))
+    return later, jax.tree.map(functools.partial(jnp.where, zero), drawn, start)
 
 
 def _orthogonal(

@@ -96,20 +96,16 @@ def cast(space: Space, name: str, tree: ArrayTree) -> ArrayTree:
 
 def generic(space: Space, key: jax.Array) -> ArrayTree:
     """Draw a vector of independent values, uniform in [-1, 1)."""
-    draws = [
-        jax.random.uniform(leaf_key, leaf.shape, leaf.dtype, minval=-1)
-        for leaf_key, leaf in zip(_leaf_keys(space, key), space.leaves, strict=True)
-    ]
-    return jax.tree.unflatten(space.structure, draws)
+    flat = jax.random.uniform(key, (space.size,), space.dtype, minval=-1)
+    return _shaped(space, flat)
 
 
 def signs(space: Space, key: jax.Array) -> ArrayTree:
     """Draw a vector of independent fair signs, -1 or 1 (Rademacher)."""
-    draws = [
-        _signs(leaf_key, leaf)
-        for leaf_key, leaf in zip(_leaf_keys(space, key), space.leaves, strict=True)
-    ]
-    return jax.tree.unflatten(space.structure, draws)
+    # One random bit a value: drawing a word for each would cost as much as a gradient.
+    words = jax.random.bits(key, (-(-space.size // 32), 1), jnp.uint32)
+    bits = (words >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return _shaped(space, (1 - 2 * bits.astype(jnp.int8)).reshape(-1))
 
 
 def dot(x: ArrayTree, y: ArrayTree) -> jax.Array:
@@ -169,14 +165,11 @@ def combination(basis: ArrayTree, weights: jax.Array) -> ArrayTree:
     )
 
 
-def _leaf_keys(space: Space, key: jax.Array) -> list[jax.Array]:
-    return list(jax.random.split(key, len(space.leaves)))
-
-
-def _signs(key: jax.Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    # One random bit a value: drawing a word for each would cost as much as a gradient.
-    size = math.prod(leaf.shape)
-    words = jax.random.bits(key, (-(-size // 32), 1), jnp.uint32)
-    bits = (words >> jnp.arange(32, dtype=jnp.uint32)) & 1
-    flat = (1 - 2 * bits.astype(jnp.int8)).reshape(-1)[:size]
-    return flat.reshape(leaf.shape).astype(leaf.dtype)
+def _shaped(space: Space, flat: jax.Array) -> ArrayTree:
+    # One draw cut into leaves: one for each leaf would take long to compile.
+    parts, begin = [], 0
+    for leaf in space.leaves:
+        end = begin + math.prod(leaf.shape)
+        parts.append(flat[begin:end].reshape(leaf.shape).astype(leaf.dtype))
+        begin = end
+    return jax.tree.unflatten(space.structure, parts)
