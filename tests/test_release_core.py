@@ -15,6 +15,15 @@ from dpjax.curvature import Private, Public
 
 VECTORS = ["mean", "trace", "hvp"]
 
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+# Each kind compiles programs of its own: one of them is enough for the fast tests of
+# what is the same code for all.
+EVERY = ["mean", *map(slow, ["trace", "hvp", "quantile"])]
+
 HOSTILE = {
     "ordinary": 3.0,
     "nan": np.nan,
@@ -50,7 +59,7 @@ def clipped_sum(kind, x, mask):
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", slow("float16"), slow("float64")])
 @pytest.mark.parametrize("kind", CLIPPED)
 def test_one_example_moves_the_clipped_sum_by_at_most_the_clip_norm(
     kind, dtype, hostile
@@ -86,7 +95,7 @@ def test_large_contribution_is_scaled_down_to_the_clip_norm(kind):
     assert np.linalg.norm(total) <= CLIP
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_microbatches_change_nothing(kind):
     options = {"l2_norm_clip": 1.0, "noise_multiplier": 0.5, "key": 1}
     if kind == "trace":
@@ -123,7 +132,7 @@ def test_stderr_is_the_standard_deviation_of_the_noise_in_the_value(kind):
     np.testing.assert_allclose(released.stderr, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", VECTORS)
+@pytest.mark.parametrize("kind", ["mean", *map(slow, ["trace", "hvp"])])
 def test_noise_does_not_depend_on_the_data(kind):
     noise = noised(pure_noise(kind))
     for x in (examples(), examples().at[0].set(1e30)):
@@ -184,13 +193,13 @@ def test_without_a_key_a_traced_release_is_refused(kind):
 # The event.
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_event_is_one_gaussian_release(kind):
     released = pure_noise(kind, l2_norm_clip=1.0, noise_multiplier=1.7, size=4)
     assert released.event == dp_accounting.GaussianDpEvent(1.7)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_event_of_a_sampled_batch_is_a_sampled_release(kind):
     released = pure_noise(
         kind, l2_norm_clip=1.0, noise_multiplier=1.7, size=4, sampling_prob=0.01
@@ -199,7 +208,7 @@ def test_event_of_a_sampled_batch_is_a_sampled_release(kind):
     assert released.event == dp_accounting.PoissonSampledDpEvent(0.01, gaussian)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_release_without_noise_costs_everything(kind):
     released = pure_noise(kind, l2_norm_clip=1.0, noise_multiplier=0.0, size=4)
     ledger = accounting.PrivacyLedger()
@@ -221,7 +230,7 @@ def test_batch_that_is_not_private_is_refused(kind, wrap, monkeypatch):
 @pytest.mark.parametrize(
     "options", [{"mask": jnp.ones(6, bool)}, {"sampling_prob": 0.1}]
 )
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_mask_or_sampling_needs_a_public_divisor(kind, options):
     with pytest.raises(ValueError, match="Expected expected_batch_size"):
         KINDS[kind](
@@ -229,7 +238,7 @@ def test_mask_or_sampling_needs_a_public_divisor(kind, options):
         )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_batch_of_no_example_is_pure_noise(kind):
     options = {"key": 3, "l2_norm_clip": 1.0, "noise_multiplier": 1.0}
     nobody = KINDS[kind](jnp.ones((0, 5)), expected_batch_size=4.0, **options)
@@ -241,7 +250,7 @@ def test_batch_of_no_example_is_pure_noise(kind):
         KINDS[kind](jnp.ones((0, 5)), **options)
 
 
-@pytest.mark.parametrize("kind", CLIPPED)
+@pytest.mark.parametrize("kind", EVERY[:-1])
 def test_divisor_is_the_public_number_and_not_the_batch_size(kind):
     options = {"key": 3, "l2_norm_clip": 1.0, "noise_multiplier": 1.0}
     fixed = CLIPPED[kind](examples(), **options)
@@ -280,7 +289,7 @@ def test_noise_multiplier_that_is_traced_is_refused_since_the_event_needs_it():
 # jit.
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_release_is_the_same_under_jit_and_keeps_its_event(kind):
     def run(x, key):
         return KINDS[kind](

@@ -48,7 +48,7 @@ def root(num_bins=BINS):
 # Sensitivity.
 
 
-@pytest.mark.parametrize("num_bins", [2, 32, 1000])
+@pytest.mark.parametrize("num_bins", [2, BINS, 1000])
 def test_no_example_contributes_more_than_one(num_bins):
     x = np.concatenate([np.linspace(-1.5, 3.5, 101), [1e30, -1e30, 1e-41]])
     norms = np.linalg.norm(columns(x.astype(np.float32), num_bins), axis=1)
@@ -90,7 +90,7 @@ def test_example_that_is_not_finite_is_not_counted(broken):
 
 def test_noise_of_the_fractions_is_that_of_one_gaussian_event():
     """Where counts are far apart they grow as they are, and noise can be taken off."""
-    num_bins, per_bin, z, keys = 32, 400, 1.5, 40
+    num_bins, per_bin, z, keys = BINS, 400, 1.5, 40
     centres = -1 + 4 * (np.arange(num_bins) + 0.5) / num_bins
     x = np.repeat(centres, per_bin).astype(np.float32)
     exact = per_bin * np.arange(1, num_bins + 1)
@@ -104,7 +104,7 @@ def test_noise_of_the_fractions_is_that_of_one_gaussian_event():
     assert_normal(np.concatenate(values), z)
 
 
-@pytest.mark.parametrize("num_bins", [2, 32, 256])
+@pytest.mark.parametrize("num_bins", [2, BINS])
 def test_stderr_is_the_largest_of_all_fractions(num_bins):
     found = released(np.zeros(10, np.float32), noise_multiplier=3.0, num_bins=num_bins)
     matrix = root(num_bins) * np.linalg.norm(root(num_bins)[:, 0])
@@ -149,7 +149,7 @@ def test_all_levels_come_from_one_release():
     together = released(x, levels, noise_multiplier=1.0)
     assert together.value.shape == (2, 2)
     for level, value in zip(levels.ravel(), together.value.ravel(), strict=True):
-        alone = released(x, level, noise_multiplier=1.0)
+        alone = released(x, float(level), noise_multiplier=1.0)
         assert alone.value.shape == ()
         np.testing.assert_allclose(alone.value, value, rtol=1e-6)
 

@@ -5,6 +5,7 @@ Nothing here clips or draws noise: that is done by `clipping` and by the private
 to each example, and the domain that the noise is drawn from.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -94,8 +95,11 @@ def release(
     args = examples(batch)
     mask = arguments.as_mask(mask, _check.leading_axis("batch", args))
     grads = clipped(args, mask, checked.rule)
-    value = _noised(grads, own, checked)
-    divisor = grads.batch_size if expected_batch_size is None else expected_batch_size
+    divisor = expected_batch_size
+    if divisor is None and grads.batch_size:
+        # An array, so that another batch size does not compile the noise anew.
+        divisor, grads = grads.batch_size, dataclasses.replace(grads, batch_size=None)
+    value = _noised(grads, own, checked._replace(expected_batch_size=divisor))
     assert divisor is not None  # The private step has refused it.
     stderr = jnp.asarray(noise_multiplier * grads.sensitivity / divisor)
     return Release(value, stderr, event)

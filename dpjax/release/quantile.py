@@ -166,6 +166,7 @@ class _Bins:
         return jnp.where(finite, column, jnp.nan)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _read_off(released: Release, bins: _Bins, levels: jax.Array) -> QuantileRelease:
     """Turn the noised sum of columns, over N, into fractions and quantiles."""
     root = _root(bins.num_bins)

@@ -105,7 +105,8 @@ def private_trace(
     _check.integer("num_probes", num_probes, minimum=1)
     means.check_real("params", params)
     params, words = means.widened(params), noise.key_data(key)
-    probes = _probes(noise.domain_key(words, PROBES), params, num_probes)
+    space = vectors.space_of(params)
+    probes = _probes(space, num_probes, noise.domain_key(words, PROBES))
     loss = means.as_operand(loss_fn)
     forms = jax.tree_util.Partial(_quadratic_forms, loss, params, probes)
     released = core.release(
@@ -124,9 +125,10 @@ def private_trace(
     return TraceRelease(per_probe.mean(), stderr, released.event, per_probe)
 
 
-def _probes(key: jax.Array, like: ArrayTree, num_probes: int) -> ArrayTree:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _probes(space: vectors.Space, num_probes: int, key: jax.Array) -> ArrayTree:
     """Return random signs, leaves (num_probes, ...)."""
-    draw = functools.partial(vectors.signs, vectors.space_of(like))
+    draw = functools.partial(vectors.signs, space)
     return jax.vmap(draw)(jax.random.split(key, num_probes))
 
 
