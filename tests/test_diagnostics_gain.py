@@ -14,6 +14,7 @@ from diagnosed import (
     quadratic,
     rows,
 )
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpjax.curvature import Private, Public
 from dpjax.diagnostics import step_gain
@@ -154,3 +155,14 @@ def test_settings_out_of_range_are_refused(name):
 def test_mask_needs_a_public_divisor():
     with pytest.raises(ValueError, match="expected_batch_size"):
         gain(examples(), mask=jnp.ones(6, bool))
+
+
+def test_batch_that_is_spread_over_devices_gives_the_same_forecast():
+    rows = NamedSharding(Mesh(jax.devices(), "batch"), PartitionSpec("batch"))
+    spread = jax.device_put(examples(), rows)
+    assert len(spread.sharding.device_set) == 2
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        gain(spread),
+        gain(examples()),
+    )

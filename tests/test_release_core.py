@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from released import assert_normal
 from releases import CLIP, CLIPPED, KINDS, SIZE, noised, pure_noise
 
@@ -344,3 +345,13 @@ def test_clip_norm_may_be_a_rule_or_traced():
     for other in (by_rule, compiled):
         np.testing.assert_allclose(noised(static), noised(other), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(static.stderr, other.stderr, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_batch_that_is_spread_over_devices_gives_the_same_release(kind):
+    options = {"l2_norm_clip": 1.0, "noise_multiplier": 1.0, "key": 0}
+    rows = NamedSharding(Mesh(jax.devices(), "batch"), PartitionSpec("batch"))
+    spread = jax.device_put(examples(), rows)
+    assert len(spread.sharding.device_set) == 2
+    there, here = (KINDS[kind](x, **options) for x in (spread, examples()))
+    np.testing.assert_allclose(noised(there), noised(here), rtol=1e-5, atol=1e-6)
