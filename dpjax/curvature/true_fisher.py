@@ -16,6 +16,9 @@ from dpjax.curvature.sources import Source, arguments
 from dpjax.noise import keys
 from dpjax.types import ArrayTree, KeyLike, Params
 
+_DOMAIN = "dpjax.curvature.targets"
+"""Names the stream of the targets; noise, sampling and probes have others."""
+
 
 def true_fisher_operator(
     model_fn: ModelFn,
@@ -123,7 +126,7 @@ def sampled_fisher_operator(
     _check.integer("num_samples", num_samples, minimum=1)
     means.check_real("params", params)
     batch = arguments(inputs)
-    typed_key = jax.random.wrap_key_data(keys.key_data(key), impl="threefry2x32")
+    stream = keys.domain_key(keys.key_data(key), _DOMAIN)
     functions = (model_fn, output_loss_fn)
     targets = _draw(
         means.as_operand(model_fn),
@@ -131,7 +134,7 @@ def sampled_fisher_operator(
         num_samples,
         params,
         batch,
-        typed_key,
+        stream,
     )
     sampled = dataclasses.replace(inputs, batch=(*batch, targets))
     return means.mean_operator(_sampled, functions, params, sampled, microbatch_size)
