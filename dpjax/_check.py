@@ -116,6 +116,16 @@ def float_leaves(name: str, tree: ArrayTree) -> None:
             )
 
 
+def real_leaves(name: str, tree: ArrayTree) -> None:
+    """Require at least one leaf, and real floating-point leaves only."""
+    float_leaves(name, tree)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            place = f"{name}{path_name(path)}.dtype"
+            fail("real leaves", place, str(dtype), TypeError)
+
+
 def leading_axis(name: str, tree: ArrayTree) -> int:
     """Return the length of axis 0, which all leaves must share."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -125,7 +135,8 @@ def leading_axis(name: str, tree: ArrayTree) -> int:
     for path, leaf in leaves:
         shape = np.shape(leaf)
         if not shape:
-            fail("arrays with a leading batch axis", f"{name}{path_name(path)}", leaf)
+            place = f"{name}{path_name(path)}.shape"
+            fail("arrays with a leading batch axis", place, shape)
         sizes.setdefault(shape[0], f"{name}{path_name(path)}.shape={shape}")
     if len(sizes) > 1:
         raise ValueError(

@@ -8,6 +8,7 @@ from curvature_cases import Counted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpjax import _check
 from dpjax.curvature import Public, means
 
 
@@ -101,4 +102,4 @@ def test_products_of_matrices_are_in_full_precision():
 )
 def test_only_real_numbers_have_curvature(leaf, message):
     with pytest.raises(TypeError, match=rf"{message}, got tree\['a'\].dtype="):
-        means.check_real("tree", {"a": leaf, "b": jnp.ones(2)})
+        _check.real_leaves("tree", {"a": leaf, "b": jnp.ones(2)})

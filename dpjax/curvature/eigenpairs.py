@@ -106,7 +106,7 @@ def bottom_eigenpairs(
     return bottom_ritz_pairs(reduced, k)
 
 
-def top_ritz_pairs(reduced: krylov.Tridiagonal, k: int) -> Eigenpairs:
+def top_ritz_pairs(reduced: tridiagonal.Tridiagonal, k: int) -> Eigenpairs:
     """Return the k largest eigenvalues of T, descending, as those of the operator.
 
     Raises:
@@ -115,7 +115,7 @@ def top_ritz_pairs(reduced: krylov.Tridiagonal, k: int) -> Eigenpairs:
     return _pairs(reduced, k, slice(None, -k - 1, -1))
 
 
-def bottom_ritz_pairs(reduced: krylov.Tridiagonal, k: int) -> Eigenpairs:
+def bottom_ritz_pairs(reduced: tridiagonal.Tridiagonal, k: int) -> Eigenpairs:
     """Return the k smallest eigenvalues of T, ascending, as those of the operator.
 
     Raises:
@@ -131,7 +131,7 @@ def _reduced(
     key: KeyLike,
     num_steps: int | None,
     start: ArrayTree | None,
-) -> krylov.Tridiagonal:
+) -> tridiagonal.Tridiagonal:
     steps = 2 * _check.integer("k", k, minimum=1) + 20
     if num_steps is not None:
         steps = _check.integer("num_steps", num_steps, minimum=1)
@@ -139,7 +139,7 @@ def _reduced(
     return krylov.lanczos(matvec, like, key=key, num_steps=steps, start=start)
 
 
-def _pairs(reduced: krylov.Tridiagonal, k: int, which: slice) -> Eigenpairs:
+def _pairs(reduced: tridiagonal.Tridiagonal, k: int, which: slice) -> Eigenpairs:
     _at_most("k", _check.integer("k", k, minimum=1), reduced.diagonal.shape[0])
     values, rotation = tridiagonal.eigh(reduced.diagonal, reduced.off_diagonal)
     weights = rotation.T[which]

@@ -94,7 +94,7 @@ def pull_back(
 
     def outputs(params: Params) -> ArrayTree:
         output = jax.vmap(lambda *example: model_fn(params, *example))(*inputs)
-        means.check_real("output", output)
+        _check.real_leaves("output", output)
         return means.widened(output)
 
     output, push = jax.linearize(outputs, params)

@@ -9,6 +9,7 @@ import dp_accounting
 import jax
 import jax.numpy as jnp
 
+from dpjax import _check
 from dpjax.curvature import means
 from dpjax.curvature.inverse import inverse_hvp
 from dpjax.curvature.matvec import as_matvec
@@ -85,7 +86,7 @@ def influence(
     >>> print(found.value)
     [ 3. -3.]
     """
-    means.check_real("params", params)
+    _check.real_leaves("params", params)
     operator = as_matvec(matvec)
     point, function = means.widened(params), means.as_operand(loss_fn)
     solution = inverse_hvp(

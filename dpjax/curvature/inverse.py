@@ -84,7 +84,7 @@ def inverse_hvp(
         _check.non_negative("damping", damping)
     _check.non_negative("tolerance", tolerance)
     _check.integer("max_steps", max_steps, minimum=1)
-    means.check_real("vector", vector)
+    _check.real_leaves("vector", vector)
     value, residual = _solver(matvec)(
         means.widened(vector), damping, float(tolerance), max_steps
     )

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import dp_accounting
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from dpjax import _check
 from dpjax.curvature import loops, vectors
 from dpjax.curvature.matvec import as_matvec
+from dpjax.curvature.tridiagonal import Tridiagonal
 from dpjax.types import ArrayTree, KeyLike
 
 _BREAKDOWN = 10
@@ -20,32 +20,6 @@ _BREAKDOWN = 10
 
 _CANCELLED = 0.5
 """What keeps less of its length in one dense pass takes another."""
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["diagonal", "off_diagonal", "residual", "basis"],
-    meta_fields=["event"],
-)
-@dataclasses.dataclass(frozen=True, eq=False)
-class Tridiagonal:
-    """A Q^T = Q^T T + residual e_m q^T: the operator seen in an orthonormal basis Q.
-
-    Attributes:
-      diagonal: of T, shape `(m,)`.
-      off_diagonal: of T, `(m - 1,)`, >= 0. A zero is a breakdown: the vectors before it
-        span an invariant subspace, and T falls into independent blocks.
-      residual: scalar: how far the whole basis is from an invariant subspace; 0 when it
-        is one.
-      basis: like the vectors, with a leading axis `(m,)`; each entry of length 1.
-      event: what the operator cost; see `MatVec`.
-    """
-
-    diagonal: jax.Array
-    off_diagonal: jax.Array
-    residual: jax.Array
-    basis: ArrayTree
-    event: dp_accounting.DpEvent | None
 
 
 def lanczos(

@@ -74,7 +74,7 @@ def loss_slice(
     if not directions or len(directions) != len(offsets):
         counts = (len(directions), len(offsets))
         _check.fail("as many offsets as directions, one or more", "counts", counts)
-    means.check_real("params", params)
+    _check.real_leaves("params", params)
     coordinates = tuple(jnp.asarray(axis) for axis in offsets)
     for axis in coordinates:
         if axis.ndim != 1:

@@ -95,7 +95,7 @@ def mean_operator(
     """
     if microbatch_size is not None:
         _check.integer("microbatch_size", microbatch_size, minimum=1)
-    check_real("params", params)
+    _check.real_leaves("params", params)
     operands = (params, arguments(batch), *map(as_operand, functions))
     return MatVec(Mean(total, microbatch_size), operands, raw_event(batch))
 
@@ -127,15 +127,6 @@ def losses(loss_fn: Callable[..., Any], *batch: ArrayTree) -> jax.Array:
     return jax.vmap(example_loss)(*batch)
 
 
-def check_real(name: str, tree: ArrayTree) -> None:
-    """Require real floating-point leaves, at least one."""
-    _check.float_leaves(name, tree)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
-            place = f"{name}{_check.path_name(path)}.dtype"
-            _check.fail("real leaves", place, str(jnp.result_type(leaf)), TypeError)
-
-
 def wide_type(leaf: Any) -> jnp.dtype:
     """Return the type of an array or of its shape, float32 at least."""
     return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
@@ -154,7 +145,7 @@ def in_one_precision(params: Params, vector: ArrayTree) -> tuple[Params, ArrayTr
       TypeError: a vector that is not of real floating-point numbers.
     """
     _check.same_shapes("vector", vector, params)
-    check_real("vector", vector)
+    _check.real_leaves("vector", vector)
     types = jax.tree.map(
         lambda *leaves: jnp.promote_types(*map(wide_type, leaves)), params, vector
     )

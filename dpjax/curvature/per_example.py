@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from dpjax import _check
 from dpjax.curvature import means
 from dpjax.curvature.readings import Reading
 from dpjax.curvature.sources import Source, arguments, raw_event
@@ -41,7 +42,7 @@ def per_example_curvature(
     ... ).value)
     [1. 4.]
     """
-    means.check_real("params", params)
+    _check.real_leaves("params", params)
     value = _second_derivatives(
         means.as_operand(loss_fn), params, arguments(batch), vector
     )

@@ -54,7 +54,9 @@ def raw_event(source: Source) -> dp_accounting.DpEvent:
         return dp_accounting.NoOpDpEvent()
     if isinstance(source, Private):
         return dp_accounting.NonPrivateDpEvent()
-    return _check.fail("Public(batch) or Private(batch)", "batch", source, TypeError)
+    # The type alone: what is in the batch may be private.
+    kind = type(source)
+    return _check.fail("Public(batch) or Private(batch)", "batch", kind, TypeError)
 
 
 def arguments(source: Source) -> tuple[Any, ...]:
@@ -66,5 +68,5 @@ def arguments(source: Source) -> tuple[Any, ...]:
     """
     raw_event(source)
     if not _check.leading_axis("batch", source.batch):
-        _check.fail("at least one example", "batch", source.batch)
+        _check.fail("at least one example", "the length of the leading axis", 0)
     return source.batch if isinstance(source.batch, tuple) else (source.batch,)

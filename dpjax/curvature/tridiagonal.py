@@ -1,10 +1,41 @@
-"""Eigenvalues of small tridiagonal matrices, on the host where that is possible."""
+"""Tridiagonal forms, and their eigenvalues: on the host where that is possible."""
 
+import dataclasses
+import functools
+
+import dp_accounting
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dpjax import _check
+from dpjax.types import ArrayTree
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["diagonal", "off_diagonal", "residual", "basis"],
+    meta_fields=["event"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tridiagonal:
+    """A Q^T = Q^T T + residual e_m q^T: the operator seen in an orthonormal basis Q.
+
+    Attributes:
+      diagonal: of T, shape `(m,)`.
+      off_diagonal: of T, `(m - 1,)`, >= 0. A zero is a breakdown: the vectors before it
+        span an invariant subspace, and T falls into independent blocks.
+      residual: scalar: how far the whole basis is from an invariant subspace; 0 when it
+        is one.
+      basis: like the vectors, with a leading axis `(m,)`; each entry of length 1.
+      event: what the operator cost; see `MatVec`.
+    """
+
+    diagonal: jax.Array
+    off_diagonal: jax.Array
+    residual: jax.Array
+    basis: ArrayTree
+    event: dp_accounting.DpEvent | None
 
 
 def eigh(diagonal: jax.Array, off_diagonal: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -124,7 +124,7 @@ def sampled_fisher_operator(
     [1.]
     """
     _check.integer("num_samples", num_samples, minimum=1)
-    means.check_real("params", params)
+    _check.real_leaves("params", params)
     batch = arguments(inputs)
     stream = keys.domain_key(keys.key_data(key), _DOMAIN)
     functions = (model_fn, output_loss_fn)

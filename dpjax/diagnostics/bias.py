@@ -7,6 +7,7 @@ import dp_accounting
 import jax
 import jax.numpy as jnp
 
+from dpjax import _check
 from dpjax.clipping import ClippedGrads
 from dpjax.curvature import means, vectors
 from dpjax.curvature.sources import Source, raw_event
@@ -75,7 +76,7 @@ def clipping_bias(
     >>> print(round(float(bias.cosine), 4), round(float(bias.norm_ratio), 4))
     0.8944 0.4472
     """
-    means.check_real("params", params)
+    _check.real_leaves("params", params)
     shown = exact.examples(batch, grads, mask)
     loss = means.as_operand(loss_fn)
     raw = exact.mean_gradient(loss, params, shown.args, shown.kept)

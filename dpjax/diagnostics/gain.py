@@ -101,7 +101,7 @@ def step_gain(
     >>> print(round(float(gain.loss_change), 4), gain.noise_cost)
     -0.8125 0.0625
     """
-    means.check_real("params", params)
+    _check.real_leaves("params", params)
     multiplier = _setting("noise_multiplier", noise_multiplier)
     rate, trace = _setting("learning_rate", learning_rate), jnp.asarray(trace)
     shown = exact.examples(batch, grads, mask)

@@ -7,6 +7,7 @@ import dp_accounting
 import jax
 import jax.numpy as jnp
 
+from dpjax import _check
 from dpjax.clipping import ClippedGrads
 from dpjax.curvature import means
 from dpjax.curvature.sources import Source, raw_event
@@ -83,7 +84,7 @@ def gradient_noise(
     >>> print(noise.covariance_trace, noise.squared_gradient)
     2.0 3.0
     """
-    means.check_real("params", params)
+    _check.real_leaves("params", params)
     shown = exact.examples(batch, grads, mask)
     loss = means.as_operand(loss_fn)
     mean = exact.mean_gradient(loss, params, shown.args, shown.kept)

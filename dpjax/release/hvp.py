@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from dpjax import clipping
+from dpjax import _check, clipping
 from dpjax.clipping import rules
 from dpjax.curvature import means
 from dpjax.curvature.sources import Private
@@ -80,7 +80,7 @@ def private_hvp(
     >>> released.value.shape, round(float(released.stderr), 3)
     ((3,), 0.02)
     """
-    means.check_real("params", params)
+    _check.real_leaves("params", params)
     point, direction = means.in_one_precision(params, vector)
     loss = means.as_operand(loss_fn)
     return core.release(

@@ -103,7 +103,7 @@ def private_trace(
     ((16,), 0.06)
     """
     _check.integer("num_probes", num_probes, minimum=1)
-    means.check_real("params", params)
+    _check.real_leaves("params", params)
     params, words = means.widened(params), noise.key_data(key)
     space = vectors.space_of(params)
     probes = _probes(space, num_probes, noise.domain_key(words, PROBES))
