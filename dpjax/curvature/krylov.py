@@ -15,7 +15,7 @@ from dpjax.curvature.matvec import as_matvec
 from dpjax.curvature.tridiagonal import Tridiagonal
 from dpjax.types import ArrayTree, KeyLike
 
-_BREAKDOWN = 10
+BREAKDOWN = 10
 """What is left of a product below this many roundings of it is no direction."""
 
 _CANCELLED = 0.5
@@ -73,7 +73,7 @@ def lanczos(
     steps = min(_check.integer("num_steps", num_steps, minimum=1), space.size)
     if start is not None:
         start = vectors.cast(space, "start", start)
-    argument = _begin(space, vectors.probe_key(key), start)
+    argument = begin(space, vectors.probe_key(key), start)
     state = loops.run(
         Lanczos(space, steps), matvec, jax.tree.map(lambda leaf: leaf[None], argument)
     )
@@ -139,7 +139,7 @@ class Lanczos:
         scale = jnp.maximum(state.scale, vectors.length(rest) * unit)
         rest, alpha = self._recurrence(state, rest, unit)
         rest, length, weights = _orthogonal(basis, rest)
-        tolerance = _BREAKDOWN * np.finfo(self.space.dtype).eps * scale
+        tolerance = BREAKDOWN * np.finfo(self.space.dtype).eps * scale
         broken = length * unit <= tolerance
         following = jax.lax.cond(
             broken,
@@ -185,7 +185,7 @@ class Lanczos:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _begin(
+def begin(
     space: vectors.Space, key: jax.Array, start: ArrayTree | None
 ) -> tuple[jax.Array, ArrayTree]:
     """Return the key of what is drawn later, and the first direction."""
