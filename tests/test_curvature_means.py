@@ -12,9 +12,9 @@ from dpjax import _check
 from dpjax.curvature import Public, means
 
 
-def weighted(params, vector, batch, function):
-    """Return the sum over examples of function(x_i) times the vector."""
-    return jax.tree.map(lambda v: jnp.sum(function(batch[0])) * v, vector)
+def weighted(params, vector, weight, batch, function):
+    """Return the weighted sum over examples of function(x_i) times the vector."""
+    return jax.tree.map(lambda v: weight * jnp.sum(function(batch[0])) * v, vector)
 
 
 @settings(max_examples=25)
@@ -31,8 +31,8 @@ def test_it_is_the_mean_whatever_the_pieces(num_examples, microbatch_size):
 def test_keys_are_examples_too():
     keys = jax.random.split(jax.random.key(0), 5)
 
-    def total(params, vector, batch):
-        return jnp.sum(jax.vmap(jax.random.normal)(batch[0])) * vector
+    def total(params, vector, weight, batch):
+        return weight * jnp.sum(jax.vmap(jax.random.normal)(batch[0])) * vector
 
     whole, pieces = (
         means.mean_operator(total, (), jnp.ones(()), Public(keys), size)(jnp.ones(()))

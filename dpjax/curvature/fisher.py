@@ -41,10 +41,14 @@ def fisher_operator(
 
 
 def _empirical(
-    params: Params, vector: ArrayTree, batch: tuple[Any, ...], loss_fn: LossFn
+    params: Params,
+    vector: ArrayTree,
+    weight: float,
+    batch: tuple[Any, ...],
+    loss_fn: LossFn,
 ) -> ArrayTree:
     def losses(params: Params) -> jax.Array:
         return means.losses(functools.partial(loss_fn, params), *batch)
 
     _, push = jax.linearize(losses, params)
-    return jax.linear_transpose(push, params)(push(vector))[0]
+    return jax.linear_transpose(push, params)(weight * push(vector))[0]

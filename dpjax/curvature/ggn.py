@@ -104,6 +104,7 @@ def pull_back(
 def _total(
     params: Params,
     vector: ArrayTree,
+    weight: float,
     batch: tuple[Any, ...],
     model_fn: ModelFn,
     output_loss_fn: OutputLossFn,
@@ -111,7 +112,7 @@ def _total(
     *inputs, targets = batch
 
     def loss(outputs: ArrayTree) -> jax.Array:
-        return jnp.sum(means.losses(output_loss_fn, outputs, targets))
+        return weight * jnp.sum(means.losses(output_loss_fn, outputs, targets))
 
     def product(outputs: ArrayTree, tangents: ArrayTree) -> ArrayTree:
         return autodiff.hvp(loss, outputs, tangents)

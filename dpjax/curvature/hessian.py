@@ -61,9 +61,14 @@ def hessian_operator(
 
 
 def _total(
-    params: Params, vector: ArrayTree, batch: tuple[Any, ...], loss_fn: LossFn
+    params: Params,
+    vector: ArrayTree,
+    weight: float,
+    batch: tuple[Any, ...],
+    loss_fn: LossFn,
 ) -> ArrayTree:
     def loss(params: Params) -> jax.Array:
-        return jnp.sum(means.losses(functools.partial(loss_fn, params), *batch))
+        losses = means.losses(functools.partial(loss_fn, params), *batch)
+        return weight * jnp.sum(losses)
 
     return autodiff.hvp(loss, params, vector)

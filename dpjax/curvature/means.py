@@ -45,8 +45,9 @@ class Mean:
     """The mean over a batch, as the `function` of a `MatVec`.
 
     Attributes:
-      total: `total(params, vector, batch, *functions)`, the sum over the examples of a
-        batch of a linear map of the vector; hashable.
+      total: `total(params, vector, weight, batch, *functions)`, the weight times the
+        sum over the examples of a batch of a linear map of the vector; hashable. Where
+        a loss or a derivative of it is weighted, that costs nothing.
       microbatch_size: examples a piece; `None` takes the batch whole.
     """
 
@@ -61,11 +62,11 @@ class Mean:
         point, direction = in_one_precision(params, vector)
 
         def total(piece: tuple[Any, ...]) -> ArrayTree:
-            return self.total(point, direction, piece, *functions)
+            return self.total(point, direction, weight, piece, *functions)
 
-        num_examples = _check.leading_axis("batch", batch)
+        weight = 1 / _check.leading_axis("batch", batch)
         return jax.tree.map(
-            lambda leaf, like: (leaf / num_examples).astype(wide_type(like)),
+            lambda leaf, like: leaf.astype(wide_type(like)),
             _in_pieces(total, batch, self.microbatch_size),
             vector,
         )

@@ -150,13 +150,17 @@ class _Enumerated:
         self,
         params: Params,
         vector: ArrayTree,
+        weight: float,
         inputs: tuple[Any, ...],
         model_fn: ModelFn,
         output_loss_fn: OutputLossFn,
     ) -> ArrayTree:
+        def weights(losses: jax.Array) -> jax.Array:
+            return weight * _probabilities(losses)
+
         def product(output: ArrayTree, tangent: ArrayTree) -> ArrayTree:
             targets = jnp.arange(self.num_classes)
-            return _scores(output_loss_fn, output, tangent, targets, _probabilities)
+            return _scores(output_loss_fn, output, tangent, targets, weights)
 
         return pull_back(model_fn, params, vector, inputs, jax.vmap(product))
 
@@ -164,14 +168,18 @@ class _Enumerated:
 def _sampled(
     params: Params,
     vector: ArrayTree,
+    weight: float,
     batch: tuple[Any, ...],
     model_fn: ModelFn,
     output_loss_fn: OutputLossFn,
 ) -> ArrayTree:
     *inputs, targets = batch
 
+    def weights(losses: jax.Array) -> jax.Array:
+        return jnp.full_like(losses, weight / losses.size)
+
     def product(output: ArrayTree, tangent: ArrayTree, targets: ArrayTree) -> ArrayTree:
-        return _scores(output_loss_fn, output, tangent, targets, _equal_weights)
+        return _scores(output_loss_fn, output, tangent, targets, weights)
 
     def products(outputs: ArrayTree, tangents: ArrayTree) -> ArrayTree:
         return jax.vmap(product)(outputs, tangents, targets)
@@ -198,10 +206,6 @@ def _scores(
 
 def _probabilities(losses: jax.Array) -> jax.Array:
     return jnp.exp(-losses)
-
-
-def _equal_weights(losses: jax.Array) -> jax.Array:
-    return jnp.full_like(losses, 1 / losses.size)
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
