@@ -1,6 +1,14 @@
 """Differentially private training for JAX: clip, sum, noise, account."""
 
-from dpjax import accounting, clipping, noise, sampling
+from dpjax import (
+    accounting,
+    clipping,
+    curvature,
+    diagnostics,
+    noise,
+    release,
+    sampling,
+)
 from dpjax.accounting import (
     BudgetExceeded,
     Epsilon,
@@ -25,6 +33,7 @@ from dpjax.clipping import (
     clipped_grad,
     explain,
 )
+from dpjax.curvature import Private, Public
 from dpjax.mechanism import DPSGD, NonPrivate
 from dpjax.optimizers import (
     PrivacySpent,
@@ -45,6 +54,8 @@ __all__ = [
     "NonPrivate",
     "PrivacyLedger",
     "PrivacySpent",
+    "Private",
+    "Public",
     "accounting",
     "calibrate_noise_multiplier",
     "calibrate_num_steps",
@@ -52,6 +63,8 @@ __all__ = [
     "check_optimizer",
     "clipped_grad",
     "clipping",
+    "curvature",
+    "diagnostics",
     "differentially_private_aggregate",
     "dpadam",
     "dpadamw",
@@ -68,6 +81,7 @@ __all__ = [
     "privacy_spent",
     "privatize",
     "rdp_epsilon",
+    "release",
     "sampling",
     "straight_through",
 ]

@@ -19,10 +19,10 @@ from jax.flatten_util import ravel_pytree
 
 from dpjax.curvature import Private, Public
 from dpjax.curvature.averaging import average
-from dpjax.curvature.dense import dense
 from dpjax.curvature.fisher import fisher_operator
 from dpjax.curvature.ggn import ggn_operator
 from dpjax.curvature.hessian import hessian_operator
+from dpjax.curvature.matrices import dense
 
 
 def hessian(batch):

@@ -17,10 +17,10 @@ from jax.flatten_util import ravel_pytree
 
 from dpjax.curvature import Public
 from dpjax.curvature.blocks import restrict
-from dpjax.curvature.dense import dense
 from dpjax.curvature.fisher import fisher_operator
 from dpjax.curvature.ggn import ggn_operator
 from dpjax.curvature.hessian import hessian_operator
+from dpjax.curvature.matrices import dense
 
 CHOICES = {
     "one layer": lambda path: path.startswith("['out']"),

@@ -24,8 +24,8 @@ from jax.flatten_util import ravel_pytree
 
 from dpjax.autodiff import per_example_grad
 from dpjax.curvature import Private, Public
-from dpjax.curvature.dense import dense
 from dpjax.curvature.fisher import fisher_operator
+from dpjax.curvature.matrices import dense
 
 
 def mlp_operator(batch=None, **options):

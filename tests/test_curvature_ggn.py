@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 from dpjax.curvature import Private, Public
-from dpjax.curvature.dense import dense
 from dpjax.curvature.ggn import ggn_operator
 from dpjax.curvature.hessian import hessian_operator
+from dpjax.curvature.matrices import dense
 
 
 def half_square(output, target):

@@ -35,8 +35,8 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 from dpjax.curvature import Private, Public
-from dpjax.curvature.dense import dense
 from dpjax.curvature.hessian import hessian_operator
+from dpjax.curvature.matrices import dense
 
 
 def quadratic_loss(x, matrix):

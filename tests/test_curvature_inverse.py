@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 from dpjax.curvature import MatVec, Public
-from dpjax.curvature.dense import dense
 from dpjax.curvature.ggn import ggn_operator
 from dpjax.curvature.inverse import inverse_hvp
+from dpjax.curvature.matrices import dense
 
 DIAGONAL = np.array([1.0, 10.0, 100.0, 1000.0])
 

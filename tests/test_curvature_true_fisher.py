@@ -23,9 +23,9 @@ from curvature_cases import (
 from jax.flatten_util import ravel_pytree
 
 from dpjax.curvature import Private, Public
-from dpjax.curvature.dense import dense
 from dpjax.curvature.fisher import fisher_operator
 from dpjax.curvature.ggn import ggn_operator
+from dpjax.curvature.matrices import dense
 from dpjax.curvature.true_fisher import sampled_fisher_operator, true_fisher_operator
 
 

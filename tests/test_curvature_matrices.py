@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dpjax.curvature import MatVec
-from dpjax.curvature.dense import LARGEST, dense
+from dpjax.curvature.matrices import LARGEST, dense
 
 MATRIX = np.array([[2.0, 1.0, 0.5], [1.0, 3.0, -1.0], [0.5, -1.0, 4.0]])
 

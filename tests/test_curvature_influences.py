@@ -19,10 +19,10 @@ from jax.flatten_util import ravel_pytree
 import dpjax
 from dpjax.autodiff import per_example_grad
 from dpjax.curvature import Private, Public
-from dpjax.curvature.dense import dense
 from dpjax.curvature.ggn import ggn_operator
 from dpjax.curvature.hessian import hessian_operator
-from dpjax.curvature.influence import influence
+from dpjax.curvature.influences import influence
+from dpjax.curvature.matrices import dense
 
 DAMPING = 0.3
 
