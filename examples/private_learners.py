@@ -1,0 +1,160 @@
+"""What the private learners share: flags, training with and without privacy, words."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import jax
+import optax
+from absl import app, flags, logging
+
+import dpjax
+from dpjax import training
+from dpjax.types import ArrayTree, LossFn, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The flags of a private learner.
+
+    Attributes:
+        epsilon: What the private run may spend, above 0.
+        delta: The delta of (epsilon, delta)-differential privacy, in (0, 1).
+        steps: Training steps, at least 1.
+        seed: Makes a run reproducible; None draws from the operating system.
+    """
+
+    epsilon: float
+    delta: float
+    steps: int
+    seed: int | None = None
+
+    def key(self, domain: str) -> jax.Array:
+        """Return the key of what a script draws itself, such as "tasks"."""
+        words = dpjax.noise.key_data(self.seed)
+        return dpjax.noise.domain_key(words, f"examples.private_learners.{domain}")
+
+    def mechanism(
+        self, num_examples: int, expected_batch_size: float, l2_norm_clip: float
+    ) -> dpjax.DPSGD:
+        """Return Poisson-sampled DP-SGD with the least noise that keeps to epsilon."""
+        return dpjax.DPSGD(
+            num_examples=num_examples,
+            expected_batch_size=expected_batch_size,
+            num_steps=self.steps,
+            l2_norm_clip=l2_norm_clip,
+        ).calibrate(self.epsilon, self.delta)
+
+
+def without_privacy(mechanism: dpjax.DPSGD) -> dpjax.NonPrivate:
+    """Return the same loop with batches of the same sizes, not clipped, not noised."""
+    return dpjax.NonPrivate(
+        num_examples=mechanism.num_examples,
+        expected_batch_size=mechanism.expected_batch_size,
+        num_steps=mechanism.num_steps,
+    )
+
+
+def train(
+    mechanism: dpjax.DPSGD | dpjax.NonPrivate,
+    loss_fn: LossFn,
+    params: Params,
+    data: ArrayTree,
+    optimizer: optax.GradientTransformation,
+    seed: int | None,
+    **options: Any,
+) -> Params:
+    """Return trained parameters; their average over the steps with `ema_decay`."""
+    quiet = training.Logging(every=mechanism.num_steps, progress=False)
+    result = training.fit(
+        mechanism,
+        loss_fn,
+        params,
+        data,
+        optimizer,
+        key=seed,
+        logging=quiet,
+        **options,
+    )
+    return result.params if result.average is None else result.average
+
+
+def guarantee(mechanism: dpjax.DPSGD, delta: float, unit: str) -> str:
+    """Return in words what `mechanism` promises to one `unit`, such as "episode"."""
+    epsilon = f"{mechanism.epsilon(delta):.4f}"
+    return (
+        f"The private run is ({epsilon}, {delta:g})-differentially private for each "
+        f"{unit}:\nwith one {unit} more or less in the data, no outcome is more than "
+        f"e^{epsilon} times\nas likely, up to {delta:g} (neighbours: add or remove one "
+        f"{unit}). Noise multiplier\n{mechanism.noise_multiplier:.3f}, clip norm "
+        f"{mechanism.l2_norm_clip:g}, {mechanism.num_steps} steps, each {unit} in a "
+        f"batch with probability {mechanism.sampling_prob:.3g}.\nThe number of "
+        f"{unit}s and all settings are public. Keep the key secret: a --seed that\n"
+        "can be guessed gives the noise away."
+    )
+
+
+def table(columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> str:
+    """Return rows of numbers, each after its name, under `columns`."""
+    width = max(map(len, [columns[0], *rows]))
+    lines = [(columns[0], columns[1:])]
+    lines += [(name, [f"{x:.3f}" for x in numbers]) for name, numbers in rows.items()]
+    return "\n".join(
+        f"{name:<{width}}" + "".join(f"{cell:>16}" for cell in cells)
+        for name, cells in lines
+    )
+
+
+def define_flags(
+    defaults: Settings, flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
+    """Define one flag for each of the settings."""
+    for name, text in (
+        ("epsilon", "What the private run may spend."),
+        ("delta", "The delta of that epsilon."),
+    ):
+        default = getattr(defaults, name)
+        flags.DEFINE_float(name, default, text, flag_values=flag_values)
+    for name, text, least in (
+        ("steps", "Training steps.", 1),
+        ("seed", "Make a run reproducible; who knows it can take the noise away.", 0),
+    ):
+        default = getattr(defaults, name)
+        flags.DEFINE_integer(
+            name, default, text, lower_bound=least, flag_values=flag_values
+        )
+
+
+def start(describe: Callable[[Settings], str], defaults: Settings) -> None:
+    """Print what `describe` finds with the flags; an error ends it in one line."""
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            rest: list[str] = flags.FLAGS(argv)
+            if len(rest) > 1:
+                raise training.FlagError(f"Expected flags alone, got {rest[1]!r}.")
+        except (flags.Error, ValueError) as error:
+            _end(argv[0], error)
+        return rest
+
+    def main(argv: Sequence[str]) -> None:
+        logging.set_verbosity(logging.FATAL)  # JAX logs which platforms it tries
+        names = [field.name for field in dataclasses.fields(Settings)]
+        given: Any = {name: flags.FLAGS[name].value for name in names}
+        try:
+            print(describe(Settings(**given)))
+        except (ValueError, OSError) as error:
+            _end(argv[0], error)
+
+    define_flags(defaults)
+    app.run(main, flags_parser=parse)
+
+
+def _end(script: str, error: object) -> NoReturn:
+    """Say in one line why a script ends."""
+    print(
+        f"{pathlib.Path(script).name}:", " ".join(str(error).split()), file=sys.stderr
+    )
+    sys.exit(2)
