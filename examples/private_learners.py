@@ -1,6 +1,7 @@
 """What the private learners share: flags, training with and without privacy, words."""
 
 import dataclasses
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +25,26 @@ class Settings:
         delta: The delta of (epsilon, delta)-differential privacy, in (0, 1).
         steps: Training steps, at least 1.
         seed: Makes a run reproducible; None draws from the operating system.
+
+    Raises:
+        FlagError: If epsilon or delta is out of range.
     """
 
     epsilon: float
     delta: float
     steps: int
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what no mechanism is asked for before there is data."""
+        if not 0 < self.epsilon < math.inf:
+            self._refuse("a finite number > 0", "epsilon")
+        if not 0 < self.delta < 1:
+            self._refuse("a number in (0, 1)", "delta")
+
+    def _refuse(self, expected: str, name: str) -> NoReturn:
+        value = getattr(self, name)
+        raise training.FlagError(f"Expected {expected}, got --{name}={value}.")
 
     def key(self, domain: str) -> jax.Array:
         """Return the key of what a script draws itself, such as "tasks"."""
@@ -127,26 +142,39 @@ def define_flags(
         )
 
 
-def start(describe: Callable[[Settings], str], defaults: Settings) -> None:
-    """Print what `describe` finds with the flags; an error ends it in one line."""
+def parse(
+    argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
+) -> list[str]:
+    """Parse the flags; what is wrong ends the script in one line."""
+    try:
+        rest: list[str] = flag_values(argv)
+        if len(rest) > 1:
+            raise training.FlagError(f"Expected flags alone, got {rest[1]!r}.")
+    except (flags.Error, ValueError) as error:
+        _end(argv[0], error)
+    return rest
 
-    def parse(argv: Sequence[str]) -> list[str]:
-        try:
-            rest: list[str] = flags.FLAGS(argv)
-            if len(rest) > 1:
-                raise training.FlagError(f"Expected flags alone, got {rest[1]!r}.")
-        except (flags.Error, ValueError) as error:
-            _end(argv[0], error)
-        return rest
+
+def run(
+    describe: Callable[[Settings], str],
+    script: str,
+    flag_values: flags.FlagValues = flags.FLAGS,
+) -> None:
+    """Print what is found with the flags; what goes wrong ends it in one line."""
+    names = [field.name for field in dataclasses.fields(Settings)]
+    given: Any = {name: flag_values[name].value for name in names}
+    try:
+        print(describe(Settings(**given)))
+    except (ValueError, OSError) as error:
+        _end(script, error)
+
+
+def start(describe: Callable[[Settings], str], defaults: Settings) -> None:
+    """Run a script whose flags are the settings."""
 
     def main(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.FATAL)  # JAX logs which platforms it tries
-        names = [field.name for field in dataclasses.fields(Settings)]
-        given: Any = {name: flags.FLAGS[name].value for name in names}
-        try:
-            print(describe(Settings(**given)))
-        except (ValueError, OSError) as error:
-            _end(argv[0], error)
+        run(describe, argv[0])
 
     define_flags(defaults)
     app.run(main, flags_parser=parse)
@@ -154,7 +182,6 @@ def start(describe: Callable[[Settings], str], defaults: Settings) -> None:
 
 def _end(script: str, error: object) -> NoReturn:
     """Say in one line why a script ends."""
-    print(
-        f"{pathlib.Path(script).name}:", " ".join(str(error).split()), file=sys.stderr
-    )
+    name = pathlib.Path(script).name
+    print(f"{name}:", " ".join(str(error).split()), file=sys.stderr)
     sys.exit(2)

@@ -31,9 +31,9 @@ from private_learners import Settings
 import dpjax
 
 POINTS, WIDTH = 10, 40
-INNER_STEPS, INNER_RATE = 2, 0.05
-SHOWN_STEPS = (0, 1, 2, 3)
-DEFAULTS = Settings(epsilon=4.0, delta=1e-5, steps=200)
+INNER_STEPS, INNER_RATE = 3, 0.03
+SHOWN_STEPS = (0, 1, INNER_STEPS, 10)
+DEFAULTS = Settings(epsilon=4.0, delta=1e-5, steps=150)
 Params = list[dict[str, Array]]
 Tasks = tuple[Array, Array, Array, Array]
 

@@ -8,7 +8,15 @@ import sys
 import jax
 import pytest
 from absl import flags
-from private_learners import Settings, define_flags, guarantee, table, without_privacy
+from private_learners import (
+    Settings,
+    define_flags,
+    guarantee,
+    parse,
+    run,
+    table,
+    without_privacy,
+)
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "examples"
 SETTINGS = Settings(epsilon=2.0, delta=1e-5, steps=30, seed=3)
@@ -68,28 +76,76 @@ def test_every_setting_has_a_flag_with_its_default():
     assert found == {"epsilon": 1.5, "delta": 1e-5, "steps": 30, "seed": 3}
 
 
+def never(settings):
+    raise AssertionError(settings)
+
+
+def too_many_in_a_batch(settings):
+    return str(settings.mechanism(10, 11, l2_norm_clip=1.0))
+
+
 @pytest.mark.parametrize(
-    ("script", "arguments", "named"),
+    ("arguments", "named", "describe"),
     [
-        ("private_td.py", ["--steps=0"], "--steps=0"),
-        ("private_td.py", ["--epsilon=-1"], "target_epsilon=-1.0"),
-        ("private_td.py", ["--epsilon=nan"], "target_epsilon=nan"),
-        ("private_maml.py", ["--delta=1"], "delta=1.0"),
-        ("private_maml.py", ["stray"], "Expected flags alone, got 'stray'"),
-        ("private_quantised.py", ["--seed=-1"], "--seed=-1"),
-        ("private_quantised.py", ["--no_such_flag"], "no_such_flag"),
+        (["--steps=0"], "--steps=0", never),
+        (["--steps=1.5"], "--steps=1.5", never),
+        (["--seed=-1"], "--seed=-1", never),
+        (["--epsilon=much"], "--epsilon=much", never),
+        (["stray"], "Expected flags alone, got 'stray'", never),
+        (["--no_such_flag"], "no_such_flag", never),
+        (["--epsilon=0"], "> 0, got --epsilon=0.0.", never),
+        (["--epsilon=-1"], "> 0, got --epsilon=-1.0.", never),
+        (["--epsilon=nan"], "> 0, got --epsilon=nan.", never),
+        (["--epsilon=inf"], "> 0, got --epsilon=inf.", never),
+        (["--delta=0"], "in (0, 1), got --delta=0.0.", never),
+        (["--delta=1"], "in (0, 1), got --delta=1.0.", never),
+        (["--delta=nan"], "in (0, 1), got --delta=nan.", never),
+        ([], "expected_batch_size=11", too_many_in_a_batch),
     ],
 )
-def test_bad_flags_end_a_script_in_one_line(script, arguments, named):
+def test_bad_flags_end_a_script_in_one_line(capsys, arguments, named, describe):
+    flag_values, script = flags.FlagValues(), "examples/learner.py"
+    define_flags(SETTINGS, flag_values)
+
+    def start():
+        parse([script, *arguments], flag_values)
+        run(describe, script, flag_values)
+
+    with pytest.raises(SystemExit) as ended:
+        start()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert len(said.err.splitlines()) == 1
+    assert said.err.startswith("learner.py: ")
+    assert named in said.err
+
+
+def test_a_run_hands_the_flags_over_and_prints_what_is_found(capsys):
+    flag_values = flags.FlagValues()
+    define_flags(SETTINGS, flag_values)
+    parse(["learner.py", "--delta=1e-6", "--seed=9"], flag_values)
+    run(repr, "learner.py", flag_values)
+    expected = Settings(epsilon=2.0, delta=1e-6, steps=30, seed=9)
+    assert capsys.readouterr().out == f"{expected!r}\n"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "private_td.py",
+        pytest.param("private_maml.py", marks=pytest.mark.slow),
+        pytest.param("private_quantised.py", marks=pytest.mark.slow),
+    ],
+)
+def test_a_script_itself_ends_in_one_line(script):
     path = os.pathsep.join([str(SCRIPTS.parent), os.environ.get("PYTHONPATH", "")])
     ended = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), *arguments],
-        env=os.environ | {"PYTHONPATH": path},
+        [sys.executable, str(SCRIPTS / script), "--epsilon=-1"],
+        env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""},
         capture_output=True,
         text=True,
         timeout=300,
     )
+    message = "Expected a finite number > 0, got --epsilon=-1.0."
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert len(ended.stderr.splitlines()) == 1
-    assert ended.stderr.startswith(f"{script}: ")
-    assert named in ended.stderr
+    assert ended.stderr == f"{script}: {message}\n"
