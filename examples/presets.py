@@ -18,6 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": "adam",
         "learning_rate": 0.01,
         "microbatch_size": 32,
+        "probe_every": 10,
     },
     # The setting of Papernot et al. (2021): 86.1 % at (2.7, 1e-5).
     "fashion_mnist_tanh": {

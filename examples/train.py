@@ -3,7 +3,8 @@
 Without flags: a small CNN on 4,000 handwritten digits, to epsilon 3 at delta 1e-4.
 `--preset` chooses other settings, and every other flag goes before it; `--preset=none`
 leaves all settings to the flags. The run folder gets config, metrics, checkpoints and a
-report; `--run_dir=FOLDER --resume` goes on with a run that was stopped.
+report; `--run_dir=FOLDER --resume` goes on with a run that was stopped, and
+`--during_training` records the curvature of a public batch as the run goes on.
 """
 
 import json
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import augment
+import curvature_probe
 import data
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,20 @@ from absl import app, flags, logging
 from dpjax import report, training
 from dpjax.noise import keys
 
-_OWN_SETTINGS = ["dataset", "model", "features", "augmentations"]
+_OWN_SETTINGS = [
+    "dataset",
+    "model",
+    "features",
+    "augmentations",
+    "during_training",
+    "probe_every",
+]
+_DEFAULTS = {
+    "features": "none",
+    "augmentations": 0,
+    "during_training": False,
+    "probe_every": 100,
+}
 _TABLE_MODELS = ("mlp", "linear")
 
 
@@ -49,6 +64,19 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         None,
         "Random views of each image, averaged before the clip; 0 is none.",
         lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "during_training",
+        None,
+        "Record sharpness and trace of a batch of the public test set.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "probe_every",
+        None,
+        "Steps between two such records, each at the next line of metrics.",
+        lower_bound=1,
         flag_values=flag_values,
     )
 
@@ -79,8 +107,7 @@ def _complete(flag_values: flags.FlagValues) -> None:
             return
     dataset = flag_values["dataset"].value or "mnist_5k"
     preset = flag_values["preset"].value or presets.OF_DATASET[dataset]
-    defaults = {"features": "none", "augmentations": 0}
-    training.apply_defaults(flag_values, defaults | presets.PRESETS.get(preset, {}))
+    training.apply_defaults(flag_values, _DEFAULTS | presets.PRESETS.get(preset, {}))
 
 
 def _check_model(flag_values: flags.FlagValues) -> None:
@@ -162,6 +189,16 @@ def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
     params = model.init(init_key, jnp.asarray(dataset.train_x[0]) * 0)
     flip = value["dataset"] == "fashion_mnist"
     loss, prng_argnum = make_loss(model.apply, value["augmentations"], flip=flip)
+    evaluate = make_evaluation(model.apply, dataset)
+    if flag_values["during_training"].value:
+        evaluate = curvature_probe.added_to(
+            evaluate,
+            make_loss(model.apply, 0, flip=False)[0],
+            (dataset.test_x, dataset.test_y),
+            metrics=arguments["run_dir"] / "metrics.jsonl",
+            log_every=flag_values["log_every"].value,
+            probe_every=flag_values["probe_every"].value,
+        )
     if arguments["logging"].progress:
         print(f"data: {dataset.source}", file=sys.stderr)
         print(f"run folder: {arguments['run_dir']}", file=sys.stderr, flush=True)
@@ -171,7 +208,7 @@ def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
         params,
         (dataset.train_x, dataset.train_y),
         options.optax_optimizer(mechanism.num_steps),
-        evaluate=make_evaluation(model.apply, dataset),
+        evaluate=evaluate,
         prng_argnum=prng_argnum,
         settings=training.flag_settings(flag_values, _OWN_SETTINGS),
         **(arguments | {"key": key}),

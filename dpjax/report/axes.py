@@ -83,6 +83,18 @@ def step_scale(last_step: float) -> Scale:
     return Scale(0.0, last_step, ticks)
 
 
+def span_scale(low: float, high: float) -> Scale:
+    """Return an axis from exactly `low` to exactly `high`, with round ticks between.
+
+    >>> span_scale(-0.7, 0.7).ticks
+    (-0.5, 0.0, 0.5)
+    """
+    if not low < high:
+        return linear_scale(low, high)
+    ticks = linear_scale(low, high, intervals=3).ticks
+    return Scale(low, high, tuple(tick for tick in ticks if low <= tick <= high))
+
+
 def log_scale(low: float, high: float) -> Scale:
     """Return a logarithmic axis around [low, high], both above zero.
 

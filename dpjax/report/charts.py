@@ -21,11 +21,15 @@ _LARGEST = 1e100
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A curve with `label` at its end; `style` is a class of the style sheet."""
+    """A curve with `label` at its end; `style` is a class of the style sheet.
+
+    Where the last value says nothing of its own, `is_end_told` leaves it out.
+    """
 
     values: axes.Values
     label: str = ""
     style: str = "one"
+    is_end_told: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Chart:
       key: unique on the page; letters, digits and hyphens.
       title: the caption.
       steps: what the values of every line and band belong to, increasing.
+      step_word: what the steps are, under the axis.
+      step_scale: the horizontal axis; None is one of whole numbers from 0.
       lines: curves over steps.
       bands: areas over steps.
       levels: horizontal lines.
@@ -71,6 +77,8 @@ class Chart:
     form: Callable[[float], str] = page.number_short
     include: tuple[float, ...] = ()
     log: bool = False
+    step_word: str = "step"
+    step_scale: axes.Scale | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +115,7 @@ def draw(chart: Chart) -> Drawing | None:
         description=_describe(chart),
         frame=frame,
         x_ticks=x_ticks,
-        x_label=marks.step_word(frame, x_ticks[-1]),
+        x_label=marks.step_word(frame, x_ticks[-1], chart.step_word),
         y_ticks=marks.value_ticks(frame, chart.form),
         levels=[Mark(frame.left, frame.y(v.value), v.label) for v in chart.levels],
         areas=[
@@ -151,9 +159,10 @@ def _frame(chart: Chart) -> axes.Axes:
     scale = axes.log_scale if _is_log(chart, values) else axes.linear_scale
     y_scale = scale(min(values), max(values))
     tick_length = max(len(chart.form(tick)) for tick in y_scale.ticks)
-    label_length = max([4, *(len(text) for _, _, text, _ in _ends(chart))])
+    words = [chart.step_word, *(text for _, _, text, _ in _ends(chart))]
+    label_length = max(map(len, words))
     return axes.Axes(
-        x_scale=axes.step_scale(max(chart.steps)),
+        x_scale=chart.step_scale or axes.step_scale(max(chart.steps)),
         y_scale=y_scale,
         left=min(9 + marks.PLAIN * tick_length, WIDTH / 3),
         right=max(WIDTH - 10 - marks.BOLD * label_length, WIDTH / 2),
@@ -176,8 +185,8 @@ def _ends(chart: Chart) -> list[tuple[float, float, str, str]]:
     ends = [(chart.steps[-1], lv.value, lv.label, "level") for lv in chart.levels]
     for line in chart.lines:
         if end := _last(chart, line.values):
-            text = f"{line.label} {chart.form(end[1])}".strip()
-            ends.append((*end, text, line.style))
+            value = chart.form(end[1]) if line.is_end_told else ""
+            ends.append((*end, f"{line.label} {value}".strip(), line.style))
     for band in chart.bands:
         for values, text in zip((band.low, band.high), band.labels, strict=True):
             if end := _last(chart, values):
@@ -186,7 +195,8 @@ def _ends(chart: Chart) -> list[tuple[float, float, str, str]]:
 
 
 def _labels(chart: Chart, frame: axes.Axes) -> list[Mark]:
-    placed = [Mark(frame.x(x) + 8, frame.y(y), *rest) for x, y, *rest in _ends(chart)]
+    ends = [end for end in _ends(chart) if end[2]]
+    placed = [Mark(frame.x(x) + 8, frame.y(y), *rest) for x, y, *rest in ends]
     return marks.spread(placed, frame)
 
 
@@ -194,7 +204,7 @@ def _dots(chart: Chart, frame: axes.Axes) -> list[Mark]:
     return [
         Mark(frame.x(end[0]), frame.y(end[1]), "", line.style)
         for line in chart.lines
-        if (end := _last(chart, line.values))
+        if line.is_end_told and (end := _last(chart, line.values))
     ]
 
 
@@ -210,7 +220,8 @@ def _describe(chart: Chart) -> str:
         if points:
             (first, start), (last, end) = points[0], points[-1]
             sentences.append(
-                f"{line.label or chart.title}: {chart.form(start)} at step {first:,}, "
-                f"{chart.form(end)} at step {last:,}."
+                f"{line.label or chart.title}: {chart.form(start)} at "
+                f"{chart.step_word} {page.number(first)}, {chart.form(end)} at "
+                f"{chart.step_word} {page.number(last)}."
             )
     return " ".join(sentences)

@@ -28,10 +28,10 @@ def step_ticks(frame: axes.Axes) -> list[Mark]:
     ]
 
 
-def step_word(frame: axes.Axes, last_tick: Mark) -> Mark:
+def step_word(frame: axes.Axes, last_tick: Mark, word: str) -> Mark:
     """Place the word under the axis to the right of the last number."""
     end_of_tick = last_tick.x + PLAIN * len(last_tick.text) / 2
-    return Mark(round(max(frame.right + 8, end_of_tick + 6), 1), last_tick.y, "step")
+    return Mark(round(max(frame.right + 8, end_of_tick + 6), 1), last_tick.y, word)
 
 
 def value_ticks(frame: axes.Axes, form: Callable[[float], str]) -> list[Mark]:
