@@ -1,5 +1,8 @@
 """The log-determinant: against dense ones, a limit law and a second library."""
 
+import dataclasses
+
+import dp_accounting
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +76,16 @@ def test_what_is_not_positive_definite_is_refused_and_nan_under_jit(values):
     with pytest.raises(ValueError, match="Expected a positive definite operator"):
         run(matvec)
     assert np.isnan(jax.jit(run)(matvec).value)
+
+
+def test_the_error_says_no_number_of_private_data():
+    matvec = dense(np.diag(np.linspace(-1, 1, SIZE)).astype(np.float32))
+    public = dataclasses.replace(matvec, event=dp_accounting.NoOpDpEvent())
+    with pytest.raises(ValueError, match=r"-1 times the largest"):
+        determinant.log_determinant(public, LIKE, key=0, num_steps=SIZE)
+    private = dataclasses.replace(matvec, event=dp_accounting.NonPrivateDpEvent())
+    with pytest.raises(ValueError, match=r"eigenvalue of \D* the largest"):
+        determinant.log_determinant(private, LIKE, key=0, num_steps=SIZE)
 
 
 def test_repeated_eigenvalues_are_no_trouble():

@@ -171,6 +171,21 @@ def test_a_bare_operator_leaves_the_event_unknown():
     np.testing.assert_allclose(found.value, [3, 3])
 
 
+def test_a_bare_operator_is_read_again_at_every_call():
+    batch, scale = Public(jnp.ones((2, 3))), [1.0]
+
+    def matvec(vector):
+        return scale[0] * vector
+
+    def values():
+        found = influence(matvec, jnp.vdot, jnp.ones(3), batch, batch, damping=0.0)
+        return found.value
+
+    np.testing.assert_allclose(values(), [3, 3])
+    scale[0] = 2.0
+    np.testing.assert_allclose(values(), [1.5, 1.5])
+
+
 def test_what_cannot_be_is_refused():
     batch = Public(jnp.ones((2, 3)))
     with pytest.raises(TypeError, match="Public"):

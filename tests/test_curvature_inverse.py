@@ -111,6 +111,29 @@ def test_a_right_hand_side_that_is_not_finite_has_no_solution(traceable):
         assert np.isnan(solution.residual)
 
 
+@every_way
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_scale_of_the_right_hand_side_scales_the_solution(traceable, scale):
+    # Its squares are beyond what float32 holds.
+    matvec = diagonal_operator(traceable=traceable)
+    solution = inverse_hvp(matvec, scale * jnp.arange(1.0, 5), damping=1.0)
+    expected = scale * np.arange(1.0, 5) / (DIAGONAL + 1)
+    np.testing.assert_allclose(solution.value, expected, rtol=1e-4)
+    assert solution.residual < 1e-4
+
+
+@every_way
+def test_products_that_are_no_vectors_are_refused(traceable):
+    def solve(function):
+        matvec = MatVec(function, traceable=traceable)
+        return inverse_hvp(matvec, jnp.ones(4), damping=1.0)
+
+    with pytest.raises(ValueError, match=r"matvec\(vector\)"):
+        solve(jnp.sum)
+    with pytest.raises(TypeError, match="real leaves"):
+        solve(lambda vector: 1j * vector)
+
+
 def test_an_operator_that_is_not_finite_has_no_solution():
     x, labels = mlp_batch()
     matvec = mlp_operator((x.at[0, 0].set(np.nan), labels))

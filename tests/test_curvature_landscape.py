@@ -123,6 +123,7 @@ def test_a_loss_that_is_not_finite_shows_where_it_is():
         ([], [], ValueError, "as many offsets as directions"),
         ([jnp.ones(2)], [LINE, OTHER], ValueError, "as many offsets as directions"),
         ([jnp.ones(2)], [1.0], ValueError, "offsets of shape"),
+        ([jnp.ones(2)], [1j * LINE], TypeError, "real offsets"),
         ([jnp.ones(3)], [LINE], ValueError, "shape"),
         ([jnp.arange(2)], [LINE], TypeError, "floating-point"),
     ],

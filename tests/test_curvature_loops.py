@@ -74,6 +74,11 @@ def test_a_product_of_another_shape_is_refused(name, traceable):
         ALGORITHMS[name](matvec)
 
 
+def test_a_complex_product_is_refused():
+    with pytest.raises(TypeError, match=r"real leaves.*matvec\(vector\)"):
+        ALGORITHMS["trace"](MatVec(lambda vector: 1j * vector))
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_host_and_scan_agree_and_keep_the_event(name):
     matrix = np.diag([1.0, 4.0, 2.0, 8.0, 5.0, 7.0]).astype(np.float32)

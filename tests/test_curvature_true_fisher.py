@@ -1,5 +1,7 @@
 """The Fisher information against the Gauss-Newton matrix and sums over classes."""
 
+import re
+
 import dp_accounting
 import jax
 import jax.numpy as jnp
@@ -207,10 +209,17 @@ def test_probabilities_that_do_not_add_up_to_one_are_refused(num_classes):
     def loss(logits, label):
         return jax.nn.logsumexp(logits) - logits[jnp.minimum(label, 4)]
 
-    with pytest.raises(ValueError, match="sum of its probabilities"):
-        true_fisher_operator(
-            mlp, loss, mlp_params(), Public(mlp_batch()[:1]), num_classes=num_classes
-        )
+    def refused(source):
+        batch = source(mlp_batch()[:1])
+        with pytest.raises(ValueError, match="sum of its probabilities") as error:
+            true_fisher_operator(
+                mlp, loss, mlp_params(), batch, num_classes=num_classes
+            )
+        return str(error.value)
+
+    # An error has no event, so it says no number of private data.
+    assert re.search(r"probabilities=\d", refused(Public))
+    assert not re.search(r"probabilities='?\d", refused(Private))
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,8 @@ def test_double_precision_is_kept():
         ({"low": 3.0}, "high"),
         ({"low": np.nan}, "low"),
         ({"high": np.inf}, "high"),
+        ({"high": 1e39}, "high"),
+        ({"low": -3e38, "high": 3e38}, "high"),
         ({"num_bins": 1}, "num_bins"),
         ({"levels": 1.5}, "levels"),
         ({"levels": np.nan}, "levels"),
@@ -213,6 +215,12 @@ def test_double_precision_is_kept():
 def test_settings_out_of_range_are_refused_by_name(options, name):
     with pytest.raises(ValueError, match=name):
         released(np.zeros(3, np.float32), **options)
+
+
+def test_the_range_may_be_given_as_arrays():
+    x = np.linspace(-1, 3, 100, dtype=np.float32)
+    found = released(x, low=jnp.asarray(-1.0), high=jnp.asarray(3.0))
+    np.testing.assert_array_equal(found.value, released(x).value)
 
 
 def test_function_must_give_one_real_number():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import dp_accounting
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,9 +56,12 @@ def log_determinant(
     least = _least_ratio(density)
     floor = 10 * float(np.finfo(density.nodes.dtype).eps)
     if not _check.is_traced(least) and least <= floor:
+        # An error has no event, so it says no number of private data.
+        public = density.event in (None, dp_accounting.NoOpDpEvent())
+        shown = f"{least:.3g} times" if public else "too small a part of"
         raise ValueError(
             "Expected a positive definite operator, got a smallest eigenvalue of "
-            f"{least:.3g} times the largest. Add damping, or work in float64."
+            f"{shown} the largest. Add damping, or work in float64."
         )
     return density.trace_of(
         lambda nodes: jnp.where(least > floor, jnp.log(nodes), jnp.nan)

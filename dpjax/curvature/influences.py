@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from dpjax import _check
 from dpjax.curvature import means
 from dpjax.curvature.inverse import inverse_hvp
-from dpjax.curvature.matvec import as_matvec
 from dpjax.curvature.readings import joint_event
 from dpjax.curvature.sources import Source, arguments, raw_event
 from dpjax.types import ArrayTree, LossFn, Params
@@ -87,17 +86,16 @@ def influence(
     [ 3. -3.]
     """
     _check.real_leaves("params", params)
-    operator = as_matvec(matvec)
     point, function = means.widened(params), means.as_operand(loss_fn)
     solution = inverse_hvp(
-        operator,
+        matvec,
         _gradient(function, point, arguments(test)),
         damping=damping,
         tolerance=tolerance,
         max_steps=max_steps,
     )
     value = _slopes(function, point, arguments(train), solution.value)
-    event = joint_event([operator.event, raw_event(train), raw_event(test)])
+    event = joint_event([solution.event, raw_event(train), raw_event(test)])
     return Influence(value, solution.residual, event)
 
 

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.sparse import linalg
 
 from dpjax import _check
-from dpjax.curvature import means
+from dpjax.curvature import means, vectors
 from dpjax.curvature.matvec import MatVec, as_matvec
 from dpjax.types import ArrayTree
 
@@ -68,7 +68,9 @@ def inverse_hvp(
       `.value`, with its `.residual`, and the operator's `.event`.
 
     Raises:
-      ValueError: a negative damping or tolerance, or no step.
+      ValueError: a negative damping or tolerance, no step, or a product that is not
+        shaped like its vector.
+      TypeError: a right-hand side or a product that is not real.
 
     References:
       Hestenes and Stiefel 1952, Methods of conjugate gradients for solving linear
@@ -103,8 +105,10 @@ def _solve(
     matvec: MatVec, vector: ArrayTree, damping: jax.Array, tolerance: float, steps: int
 ) -> tuple[ArrayTree, jax.Array]:
     damped = functools.partial(_damped, matvec, damping)
-    value, _ = jax.scipy.sparse.linalg.cg(damped, vector, tol=tolerance, maxiter=steps)
-    return _rated(value, damped(value), vector)
+    # The squares of a right-hand side that is not near one are lost in float32.
+    right, unit = vectors.split(vector)
+    value, _ = jax.scipy.sparse.linalg.cg(damped, right, tol=tolerance, maxiter=steps)
+    return _rated(value, damped(value), right, unit)
 
 
 _compiled = means.exact_jit(_solve, static_argnums=(3, 4))
@@ -113,7 +117,8 @@ _compiled = means.exact_jit(_solve, static_argnums=(3, 4))
 def _on_host(
     matvec: MatVec, vector: ArrayTree, damping: float, tolerance: float, steps: int
 ) -> tuple[ArrayTree, jax.Array]:
-    flat, unravel = ravel_pytree(vector)
+    right, unit = vectors.split(vector)
+    flat, unravel = ravel_pytree(right)
 
     def product(column: np.ndarray) -> np.ndarray:
         point = unravel(jnp.asarray(column, flat.dtype).reshape(-1))
@@ -124,24 +129,24 @@ def _on_host(
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         value, _ = linalg.cg(operator, np.asarray(flat), rtol=tolerance, maxiter=steps)
     solution = unravel(jnp.asarray(value, flat.dtype))
-    return _rated(solution, _damped(matvec, damping, solution), vector)
+    return _rated(solution, _damped(matvec, damping, solution), right, unit)
 
 
 def _damped(matvec: MatVec, damping: float | jax.Array, vector: ArrayTree) -> ArrayTree:
+    product = vectors.cast(vectors.space_of(vector), "matvec(vector)", matvec(vector))
     return jax.tree.map(
-        lambda product, leaf: (product + damping * leaf).astype(leaf.dtype),
-        matvec(vector),
-        vector,
+        lambda image, leaf: (image + damping * leaf).astype(leaf.dtype), product, vector
     )
 
 
 def _rated(
-    value: ArrayTree, product: ArrayTree, vector: ArrayTree
+    value: ArrayTree, product: ArrayTree, right: ArrayTree, unit: jax.Array
 ) -> tuple[ArrayTree, jax.Array]:
-    """Return the solution and |b - product| / |b|."""
-    rest = jax.tree.map(jnp.subtract, vector, product)
-    size = optax.tree.norm(vector)
+    """Return the solution times `unit`, and |right - product| / |right|."""
+    rest = jax.tree.map(jnp.subtract, right, product)
+    size = optax.tree.norm(right)
     residual = optax.tree.norm(rest) / jnp.where(size == 0, 1, size)
     # Conjugate gradients take NaN for an arrival, and return where they stand.
     failed = jnp.isnan(residual)
-    return jax.tree.map(lambda x: jnp.where(failed, jnp.nan, x), value), residual
+    value = vectors.scaled(value, jnp.where(failed, jnp.nan, unit))
+    return value, residual

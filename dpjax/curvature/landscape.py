@@ -79,6 +79,8 @@ def loss_slice(
     for axis in coordinates:
         if axis.ndim != 1:
             _check.fail("offsets of shape (points,)", "offsets.shape", axis.shape)
+        if jnp.issubdtype(axis.dtype, jnp.complexfloating):
+            _check.fail("real offsets", "their dtype", str(axis.dtype), TypeError)
     value = _mean_losses(
         means.as_operand(loss_fn),
         params,

@@ -12,7 +12,7 @@ from dpjax import _check
 from dpjax.curvature import means
 from dpjax.curvature.ggn import ModelFn, OutputLossFn, pull_back
 from dpjax.curvature.matvec import MatVec
-from dpjax.curvature.sources import Source, arguments
+from dpjax.curvature.sources import Public, Source, arguments
 from dpjax.noise import keys
 from dpjax.types import ArrayTree, KeyLike, Params
 
@@ -74,7 +74,7 @@ def true_fisher_operator(
         _check.fail(
             "an output_loss_fn that is -log p(target | output), of all num_classes",
             "the sum of its probabilities",
-            float(total),
+            float(total) if isinstance(inputs, Public) else "another",
         )
     return operator
 

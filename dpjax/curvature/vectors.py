@@ -63,10 +63,7 @@ def space_of(like: ArrayTree) -> Space:
     _check.float_leaves("like", like)
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
     for path, leaf in paths:
-        dtype = jnp.result_type(leaf)
-        if jnp.issubdtype(dtype, jnp.complexfloating):
-            name = f"like{_check.path_name(path)}.dtype"
-            _check.fail("real leaves", name, str(dtype), TypeError)
+        _refuse_complex(f"like{_check.path_name(path)}", jnp.result_type(leaf))
     specs = [
         jax.ShapeDtypeStruct(
             np.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32)
@@ -89,8 +86,11 @@ def cast(space: Space, name: str, tree: ArrayTree) -> ArrayTree:
 
     Raises:
       ValueError: its structure or shapes are not those of the space.
+      TypeError: a complex leaf.
     """
     _check.same_shapes(name, tree, space.like)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        _refuse_complex(f"{name}{_check.path_name(path)}", jnp.result_type(leaf))
     return jax.tree.map(lambda x, leaf: jnp.asarray(x, leaf.dtype), tree, space.like)
 
 
@@ -163,6 +163,11 @@ def combination(basis: ArrayTree, weights: jax.Array) -> ArrayTree:
         ),
         basis,
     )
+
+
+def _refuse_complex(name: str, dtype: jnp.dtype) -> None:
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        _check.fail("real leaves", f"{name}.dtype", str(dtype), TypeError)
 
 
 def _shaped(space: Space, flat: jax.Array) -> ArrayTree:

@@ -59,7 +59,7 @@ def mean_loss(
     return jnp.sum(jnp.where(kept, losses, 0)) / jnp.sum(kept)
 
 
-@jax.jit
+@means.exact_jit
 def mean_gradient(
     loss_fn: LossFn, params: Params, args: tuple[Any, ...], kept: jax.Array
 ) -> Params:

@@ -122,7 +122,7 @@ def step_gain(
     )
 
 
-@jax.jit
+@means.exact_jit
 def _along(
     loss_fn: LossFn,
     params: Params,

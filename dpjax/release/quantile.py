@@ -118,7 +118,7 @@ def private_quantile(
     >>> round(float(released.value)), round(float(released.stderr), 4)
     (25, 0.0005)
     """
-    bins, levels = _Bins(num_bins, low, high), _levels(levels)
+    bins, levels = _bins(num_bins, low, high), _levels(levels)
     columns = jax.tree_util.Partial(bins, means.as_operand(function), params)
     released = core.release(
         functools.partial(core.clipped_rows, columns, microbatch_size=microbatch_size),
@@ -142,11 +142,6 @@ class _Bins:
     low: float
     high: float
 
-    def __post_init__(self) -> None:
-        _check.integer("num_bins", self.num_bins, minimum=2)
-        if not _check.real("low", self.low) < _check.real("high", self.high):
-            _check.fail(f"a number above low={self.low}", "high", self.high)
-
     def __call__(
         self, function: Callable[..., Any], params: Params, *example: Any
     ) -> jax.Array:
@@ -164,6 +159,16 @@ class _Bins:
         unit = jnp.asarray(root / np.linalg.norm(root), number.dtype)
         column = jnp.where(steps >= 0, unit[jnp.maximum(steps, 0)], 0)
         return jnp.where(finite, column, jnp.nan)
+
+
+def _bins(num_bins: int, low: float, high: float) -> _Bins:
+    num_bins = _check.integer("num_bins", num_bins, minimum=2)
+    low, high = _check.real("low", low), _check.real("high", high)
+    if not low < high:
+        _check.fail(f"a number above low={low}", "high", high)
+    if max(-low, high, high - low) > float(np.finfo(np.float32).max):
+        _check.fail("a range that float32 holds", "(low, high)", (low, high))
+    return _Bins(num_bins, low, high)
 
 
 @functools.partial(jax.jit, static_argnums=1)
