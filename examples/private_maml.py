@@ -75,10 +75,12 @@ def squared_error(params: Params, x: Array, y: Array) -> Array:
 
 def adapt(params: Params, x: Array, y: Array, steps: int) -> Params:
     """Return the weights after steps of gradient descent on a support set."""
-    for _ in range(steps):
+
+    def step(params: Params, _: None) -> tuple[Params, None]:
         grads = jax.grad(squared_error)(params, x, y)
-        params = jax.tree.map(lambda p, g: p - INNER_RATE * g, params, grads)
-    return params
+        return jax.tree.map(lambda p, g: p - INNER_RATE * g, params, grads), None
+
+    return jax.lax.scan(step, params, length=steps)[0]
 
 
 def make_loss(steps: int) -> Callable[..., Array]:
@@ -96,18 +98,19 @@ def make_loss(steps: int) -> Callable[..., Array]:
     return loss
 
 
-def query_losses(params: Params, held_out: Tasks) -> list[float]:
+@jax.jit
+def query_losses(params: Params, held_out: Tasks) -> list[Array]:
     """Return the mean loss on query sets of new tasks, after each of `SHOWN_STEPS`."""
-    losses = [
-        jax.jit(jax.vmap(make_loss(steps), (None, 0, 0, 0, 0)))(params, *held_out)
-        for steps in SHOWN_STEPS
-    ]
-    return [float(each.mean()) for each in losses]
+
+    def losses(*task: Array) -> list[Array]:
+        return [make_loss(steps)(params, *task) for steps in SHOWN_STEPS]
+
+    return [each.mean() for each in jax.vmap(losses)(*held_out)]
 
 
 def learn(
     settings: Settings, num_tasks: int = 20_000, num_held_out: int = 1000
-) -> tuple[dpjax.DPSGD, dict[str, list[float]]]:
+) -> tuple[dpjax.DPSGD, dict[str, list[Array]]]:
     """Return the mechanism, and query losses on new tasks by how weights were learnt.
 
     Args:
