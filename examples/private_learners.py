@@ -98,7 +98,7 @@ def train(
 
 def guarantee(mechanism: dpjax.DPSGD, delta: float, unit: str) -> str:
     """Return in words what `mechanism` promises to one `unit`, such as "episode"."""
-    epsilon = f"{mechanism.epsilon(delta):.4f}"
+    epsilon = f"{math.ceil(1e4 * mechanism.epsilon(delta)) / 1e4:.4f}"  # never less
     return (
         f"The private run is ({epsilon}, {delta:g})-differentially private for each "
         f"{unit}:\nwith one {unit} more or less in the data, no outcome is more than "
@@ -107,7 +107,7 @@ def guarantee(mechanism: dpjax.DPSGD, delta: float, unit: str) -> str:
         f"{mechanism.l2_norm_clip:g}, {mechanism.num_steps} steps, each {unit} in a "
         f"batch with probability {mechanism.sampling_prob:.3g}.\nThe number of "
         f"{unit}s and all settings are public. Keep the key secret: a --seed that\n"
-        "can be guessed gives the noise away."
+        "can be guessed gives the noise away. What else was learnt here is not private."
     )
 
 

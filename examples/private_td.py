@@ -4,7 +4,7 @@ A walk starts in the middle of 19 states and moves left or right, as likely. It 
 beyond either end, with reward -1 on the left and 1 on the right; the value of a state,
 the mean reward from there on, is then (state - 10) / 10. TD(0) learns a table of values
 from transitions: it moves the value of a state towards a target, the reward plus the
-value of the next state.
+value of the next state. `td_learning` of `autodiff_tour.py` has its gradients.
 
 The private unit is an EPISODE, say all that one person did: one example is all
 transitions of one walk, padded to a fixed length and masked. Its updates are summed,

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,8 @@ from private_learners import (
     table,
     without_privacy,
 )
+
+import dpjax
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "examples"
 SETTINGS = Settings(epsilon=2.0, delta=1e-5, steps=30, seed=3)
@@ -41,11 +44,27 @@ def test_the_loop_without_privacy_has_the_same_batches():
 def test_the_guarantee_names_unit_relation_and_the_epsilon_of_the_mechanism():
     mechanism = SETTINGS.mechanism(1000, 100, l2_norm_clip=0.5)
     words = " ".join(guarantee(mechanism, 1e-5, "episode").split())
-    spent = f"{mechanism.epsilon(1e-5):.4f}"
-    assert f"({spent}, 1e-05)-differentially private for each episode" in words
+    said = re.search(
+        r"is \((.*), 1e-05\)-differentially private for each episode", words
+    )
+    assert 0 <= float(said[1]) - mechanism.epsilon(1e-5) < 1e-4
+    assert f"more than e^{said[1]} times as likely" in words
     assert "neighbours: add or remove one episode" in words
     assert f"Noise multiplier {mechanism.noise_multiplier:.3f}, clip norm 0.5" in words
     assert "with probability 0.1." in words
+
+
+@pytest.mark.parametrize("noise_multiplier", [1.0, 1.1, 1.2, 1.3])
+def test_the_epsilon_that_is_printed_is_never_less_than_what_is_spent(noise_multiplier):
+    mechanism = dpjax.DPSGD(
+        num_examples=1000,
+        expected_batch_size=100,
+        num_steps=30,
+        l2_norm_clip=1.0,
+        noise_multiplier=noise_multiplier,
+    )
+    said = re.search(r"e\^(\S+)", guarantee(mechanism, 1e-5, "task"))
+    assert 0 <= float(said[1]) - mechanism.epsilon(1e-5) < 1e-4
 
 
 def test_keys_of_two_domains_differ_and_a_seed_repeats_them():
