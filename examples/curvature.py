@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
+import curvature_probe
 import curvature_step
 import curvature_study
 import data
@@ -27,7 +28,7 @@ from dpjax import report, training
 from dpjax.curvature import Private, Public
 from dpjax.training.progress import Progress
 
-_BATCH_SIZE = 125  # larger ones leave the cache: four times the time an example
+_BATCH_SIZE = 250  # small enough for the cache, large enough for a matrix product
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -102,12 +103,12 @@ def restore(run_dir: str, flag_values: flags.FlagValues) -> Trained:
                 f"config.json of run_dir={str(run_dir)!r}."
             )
     dataset = data.load(name, flag_values["data_dir"].value)
-    kept = slice(flag_values["num_examples"].value)
     x, y = (
-        (dataset.test_x[kept], dataset.test_y[kept])
+        (dataset.test_x, dataset.test_y)
         if flag_values["source"].value == "public"
-        else (dataset.train_x[kept], dataset.train_y[kept])
+        else (dataset.train_x, dataset.train_y)
     )
+    x, y = curvature_probe.some((x, y), flag_values["num_examples"].value)
     if settings.get("features") == "scattering":
         x = scattering.scatter(x)
     model = models.make(model_name, dataset.num_classes)

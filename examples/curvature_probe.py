@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from dpjax.curvature import Public, eigenpairs, estimates
 from dpjax.curvature.hessian import hessian_operator
@@ -71,18 +72,31 @@ def added_to(
     Args:
       evaluate: the evaluation, on public data.
       loss: `loss(params, *example)`, the loss of ONE example.
-      examples: PUBLIC examples, arrays `(examples, ...)`; the first few are taken.
+      examples: PUBLIC examples, arrays `(examples, ...)`; some are taken.
       metrics: see `is_due`, as for the next two.
       log_every: steps between two evaluations.
       probe_every: steps between two probes.
     """
-    probe = make_probe(loss, Public(tuple(part[:NUM_EXAMPLES] for part in examples)))
+    probe = make_probe(loss, Public(some(examples, NUM_EXAMPLES)))
 
     def both(params: Any) -> dict[str, jax.Array]:
         due = is_due(metrics, log_every, probe_every)
         return evaluate(params) | (probe(params) if due else {})
 
     return both
+
+
+def some(examples: tuple[np.ndarray, ...], count: int) -> tuple[np.ndarray, ...]:
+    """Return examples from all over a data set, which may be sorted by class.
+
+    Which ones, and in which order, is fixed: it is the same in every run.
+
+    Args:
+      examples: arrays `(examples, ...)`.
+      count: how many, at most.
+    """
+    order = np.random.default_rng(0).permutation(len(examples[0]))[:count]
+    return tuple(part[order] for part in examples)
 
 
 def is_due(metrics: pathlib.Path, log_every: int, probe_every: int) -> bool:

@@ -1,10 +1,10 @@
 """The curvature of a trained model, measured: plain numbers for a page."""
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import curvature_probe
@@ -79,7 +79,7 @@ def measure_spectrum(
       effort: how much to compute.
       progress: advanced by each product.
     """
-    operator_fn = functools.partial(hessian_operator, loss, params)
+    operator_fn = partial(hessian_operator, loss, params)
     matvec = counted(averaging.average(operator_fn, batches), progress)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     steps = min(effort.num_steps, size)
@@ -128,16 +128,16 @@ def study(
     step: Callable[[Source, float], report.Step | None],
     reach: tuple[float, float] | None = None,
 ) -> report.Study:
-    """Measure everything that a page shows of one run.
+    """Measure what a page shows of one run.
 
     Args:
       run: the run folder.
-      loss: `loss(params, *example)`, the loss of ONE example.
+      loss: as for `measure_spectrum`.
       params: the final parameters.
       batches: public or private examples.
       examples: which examples these are, in words.
-      effort: how much to compute.
-      progress: advanced by each product with the Hessian.
+      effort: as for `measure_spectrum`.
+      progress: as for `measure_spectrum`.
       step: from some examples and the trace to what a private step would do.
       reach: how far slices go in the sharpest and in a random direction; None is
         where a quadratic would add about the loss itself.
@@ -198,13 +198,13 @@ def mean_loss(
     loss: curvature_probe.Loss, params: Any, batches: Sequence[Source]
 ) -> float:
     """Return the mean loss over the examples of all batches."""
-    mapped = jax.jit(jax.vmap(loss, (None, 0, 0)))
+    mapped = jax.jit(lambda params, *batch: jax.vmap(partial(loss, params))(*batch))
     losses = [np.asarray(mapped(params, *batch.batch), np.float64) for batch in batches]
     return float(np.concatenate(losses).mean())
 
 
 def length(batch: Source) -> int:
-    """Return the number of examples in a batch."""
+    """Return the number of examples."""
     return len(batch.batch[0])
 
 

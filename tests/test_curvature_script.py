@@ -26,6 +26,7 @@ import curvature_probe
 import curvature_step
 import curvature_study
 import data
+import models
 import train
 
 SCALES = jnp.array([1.0, -5.0, 3.0])
@@ -57,7 +58,8 @@ def parsed(*arguments):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs")
-    private = trained(path / "private", "--l2_norm_clip=1", "--noise_multiplier=1")
+    noisy = ["--l2_norm_clip=1", "--noise_multiplier=1", "--checkpoint_every=1"]
+    private = trained(path / "private", *noisy)
     return private, trained(path / "plain", "--private=false", "--ema_decay=0.5")
 
 
@@ -120,21 +122,18 @@ def test_a_probe_is_recorded_as_a_public_metric_and_only_when_it_is_due(runs):
 
 
 def test_a_resumed_run_probes_at_the_same_steps(runs, tmp_path):
-    arguments = ["--l2_norm_clip=1", "--noise_multiplier=1", "--checkpoint_every=1"]
-    whole = trained(tmp_path / "whole", *arguments)
-    stopped = shutil.copytree(whole, tmp_path / "stopped")
-    shutil.rmtree(stopped / "checkpoints" / "3")
-    shutil.rmtree(stopped / "checkpoints" / "2")
-    (stopped / "summary.json").unlink()
+    path = shutil.copytree(runs[0], tmp_path / "run")
+    for step in (2, 3):
+        shutil.rmtree(path / "checkpoints" / str(step))
+    (path / "summary.json").unlink()
     flag_values = flags.FlagValues()
     train.define_flags(flag_values)
-    given = [f"--run_dir={stopped}", "--resume", "--noprogress"]
-    train.parse(["t", *given], flag_values)
+    train.parse(["t", f"--run_dir={path}", "--resume", "--noprogress"], flag_values)
     train.train(flag_values)
     for name in ("metrics.jsonl", "ledger.json"):
-        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
-    summaries = [json.loads((p / "summary.json").read_text()) for p in (whole, stopped)]
-    assert summaries[0]["sha256"] == summaries[1]["sha256"]
+        assert (path / name).read_bytes() == (runs[0] / name).read_bytes()
+    hashes = [json.loads((p / "summary.json").read_text()) for p in (path, runs[0])]
+    assert hashes[0]["sha256"] == hashes[1]["sha256"]
 
 
 # The study.
@@ -188,14 +187,35 @@ def test_every_product_advances_the_progress():
     assert (counter.count, matvec.event, matvec.traceable) == (1, event, False)
 
 
-def test_a_private_batch_makes_a_private_study(runs):
-    flag_values = parsed(f"--run_dir={runs[0]}", "--source=private", *QUICK)
+@pytest.mark.parametrize("kind", [Public, Private])
+def test_a_study_says_whether_its_examples_were_public(runs, kind):
+    study = curvature_study.study(
+        report.read_run(runs[1]),
+        quadratic,
+        {"w": jnp.array([1.0, 0.0, 0.0])},
+        [kind((jnp.array([0.5, 1.5]),)), kind((jnp.array([4.0]),))],
+        examples="x",
+        effort=curvature_study.Effort(1, 3, 1),
+        progress=Progress(7, 0, enabled=False),
+        step=lambda batch, trace: (type(batch), batch.batch[0].tolist(), float(trace)),
+        reach=(1.0, 2.0),
+    )
+    assert study.is_public == (kind is Public)
+    assert study.num_examples == study.num_slice_examples == 3
+    assert study.reach == (1.0, 2.0)
+    # The mean of the examples is 2, so the Hessian is twice diag(1, -5, 3).
+    np.testing.assert_allclose(study.step[2], -2, rtol=1e-5)
+    assert study.step[:2] == (kind, [0.5, 1.5, 4.0])
+    # Along the third coordinate, from a loss of 1.
+    np.testing.assert_allclose(study.slice_top.y[::20], [4, 1, 4], rtol=1e-5)
+
+
+def test_private_examples_are_those_of_the_training_set(runs):
+    flag_values = parsed("--run_dir=x", "--source=private", *QUICK)
     restored = curvature.restore(str(runs[0]), flag_values)
-    study = curvature.study(restored, flag_values, (0.1, 0.1))
-    assert not study.is_public
-    assert study.examples == "private training set of mnist_5k"
     dataset = data.load("mnist_5k")
-    np.testing.assert_array_equal(restored.examples[0], dataset.train_x[:40])
+    expected, _ = curvature_probe.some((dataset.train_x, dataset.train_y), 40)
+    np.testing.assert_array_equal(restored.examples[0], expected)
 
 
 def test_the_forecast_has_the_noise_of_the_run(runs):
@@ -249,8 +269,6 @@ def test_the_numbers_are_those_of_the_final_parameters(written, runs, index):
     study = written[1][index]
     restored = curvature.restore(str(runs[index]), parsed("--run_dir=x", *QUICK))
     x, y = restored.examples
-    dataset = data.load("mnist_5k")
-    np.testing.assert_array_equal(x, dataset.test_x[:40])
     logits = x.reshape(40, -1) @ restored.params["params"]["logits"]["kernel"]
     logits += restored.params["params"]["logits"]["bias"]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
@@ -267,13 +285,7 @@ def test_the_average_is_studied_where_the_run_kept_one(runs):
     plain = curvature.restore(str(runs[1]), parsed("--run_dir=x", *QUICK))
     summary = json.loads((runs[1] / "summary.json").read_text())
     dataset = data.load("mnist_5k")
-    evaluate = train.make_evaluation(
-        lambda params, x: (
-            x.reshape(len(x), -1) @ params["params"]["logits"]["kernel"]
-            + params["params"]["logits"]["bias"]
-        ),
-        dataset,
-    )
+    evaluate = train.make_evaluation(models.make("linear", 10).apply, dataset)
     np.testing.assert_allclose(
         evaluate(plain.params)["test_loss"], summary["public"]["test_loss"], rtol=1e-5
     )
@@ -371,3 +383,14 @@ def test_runs_on_other_data_are_not_compared(runs, monkeypatch, capsys):
     monkeypatch.setattr(data, "load", other)
     flag_values = parsed(f"--run_dir={runs[0]}", f"--compare_dir={runs[1]}", *QUICK)
     assert ended_with(capsys, lambda: curvature.run(flag_values), 2, "one data set")
+
+
+def test_some_examples_are_from_all_over_and_always_the_same():
+    numbers = np.arange(1000)
+    first, second = curvature_probe.some((numbers, -numbers), 32)
+    np.testing.assert_array_equal(first, -second)
+    assert len(set(first)) == 32
+    assert len(set(first // 100)) >= 8  # of ten classes, were they sorted
+    again, _ = curvature_probe.some((numbers, numbers), 40)
+    np.testing.assert_array_equal(again[:32], first)
+    assert len(curvature_probe.some((numbers,), 5000)[0]) == 1000

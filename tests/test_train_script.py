@@ -100,6 +100,13 @@ def test_without_privacy_the_preset_says_nothing_about_it():
     assert found.mechanism(4000).describe()["mechanism"] == "NonPrivate"
 
 
+def test_no_curvature_is_recorded_unless_it_is_asked_for():
+    values = parsed()
+    assert values["during_training"].value is False
+    assert values["probe_every"].value == presets.PRESETS["mnist_5k"]["probe_every"]
+    assert parsed("--dataset=adult")["probe_every"].value == 100
+
+
 def test_shuffled_epochs_can_be_chosen():
     described = options("--sampling=shuffle").mechanism(4000).describe()
     assert described["sampler"] == "ShuffledEpochs"
@@ -183,6 +190,7 @@ BAD_FLAGS = [
     (["--features=scattering", "--model=tanh_cnn"], "--features=scattering (linear"),
     (["--dataset=adult", "--features=scattering"], "a model that fits"),
     (["--dataset=adult", "--augmentations=2"], "Expected images to augment"),
+    (["--probe_every=0"], "--probe_every=0"),
 ]
 
 
@@ -491,6 +499,7 @@ def test_the_budget_stops_the_script(tmp_path):
         ["--augmentations=2"],
         ["--sampling=shuffle", "--optimizer=adam", "--schedule=cosine"],
         ["--microbatch_size=16", "--ema_decay=0.9"],
+        ["--during_training", "--probe_every=3", "--log_every=3"],
         pytest.param(
             ["--features=scattering", "--model=scatter_linear"],
             marks=pytest.mark.slow,
