@@ -56,7 +56,10 @@ class Loader:
         return iter(self.batches)
 
 
-@pytest.mark.parametrize("operator_fn", [hessian, ggn, fisher])
+@pytest.mark.parametrize(
+    "operator_fn",
+    [hessian, *(pytest.param(fn, marks=pytest.mark.slow) for fn in (ggn, fisher))],
+)
 @pytest.mark.parametrize("sizes", [(5, 1, 4), (10,)])
 def test_r14_unequal_batches_give_what_the_full_batch_gives(operator_fn, sizes):
     with jax.enable_x64(True):

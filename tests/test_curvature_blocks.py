@@ -1,5 +1,7 @@
 """A block of a curvature matrix is that part of the whole."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,9 +54,19 @@ def rows(where, params):
     return np.asarray(ravel_pytree(mask)[0], bool)
 
 
-@pytest.mark.parametrize("operator", [hessian, ggn, fisher])
-@pytest.mark.parametrize("where", CHOICES.values(), ids=CHOICES)
-def test_it_is_that_part_of_the_whole_matrix(operator, where):
+FAST = [(hessian, "one layer"), (ggn, "one leaf"), (fisher, "all kernels")]
+"""Each operator and each choice once, without that of everything."""
+
+
+@pytest.mark.parametrize(
+    ("operator", "name"),
+    [
+        pair if pair in FAST else pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in itertools.product([hessian, ggn, fisher], CHOICES)
+    ],
+)
+def test_it_is_that_part_of_the_whole_matrix(operator, name):
+    where = CHOICES[name]
     params, batch = mlp_params(), Public(mlp_batch())
     whole = dense(operator(lambda path: True, params, batch), params).value
     block = restrict(mlp_loss, params, where)
@@ -106,6 +118,7 @@ def test_new_parameters_fixed_ones_too_compile_nothing_anew():
     )
 
 
+@pytest.mark.slow
 def test_a_block_of_a_block_is_a_block():
     params, batch = mlp_params(), Public(mlp_batch())
     outer = restrict(mlp_loss, params, CHOICES["one layer"])
@@ -118,6 +131,7 @@ def test_a_block_of_a_block_is_a_block():
     )
 
 
+@pytest.mark.slow
 def test_the_last_layer_costs_less_than_the_whole():
     params = mlp_params(features=100, width=200, classes=10)
     batch = Public(mlp_batch(64, features=100, classes=10))

@@ -88,6 +88,7 @@ def test_one_eigenvalue_is_one_mass(value):
     np.testing.assert_allclose(np.trapezoid(result.density(grid), grid), 1, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_matfree_invents_eigenvalues_of_the_identity_and_we_do_not():
     decomp = pytest.importorskip("matfree.decomp")
     start = jax.random.normal(jax.random.key(0), (20,))
@@ -116,6 +117,7 @@ def test_two_values_have_their_shares():
     assert share.stderr < 0.5
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_operator_scales_the_nodes():
     matrix = marchenko_pastur(60, 120)
     plain, tiny = (
@@ -130,6 +132,7 @@ def test_the_scale_of_the_operator_scales_the_nodes():
     np.testing.assert_allclose(np.trapezoid(tiny.density(grid), grid), 1, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_looking_again_costs_no_products():
     calls = []
 
@@ -162,6 +165,7 @@ def test_the_caller_may_compile_it():
     assert result.size == 60
 
 
+@pytest.mark.slow
 def test_a_product_that_is_not_finite_gives_nans():
     matrix = np.full((9, 9), np.nan, np.float32)
     result = density.spectral_density(dense(matrix), jnp.zeros(9), key=0, num_steps=3)

@@ -14,6 +14,10 @@ SIZE = 30
 MATRIX = rotated(np.r_[np.linspace(-1, 2, 29), 10.0]).astype(np.float32)
 LIKE = jnp.zeros(SIZE)
 ALL = [estimates.trace, estimates.diagonal, estimates.frobenius_squared]
+TRACE_FIRST = [estimates.trace] + [
+    pytest.param(estimate, marks=pytest.mark.slow) for estimate in ALL[1:]
+]
+"""One is enough for the fast tests of what is the same code for all."""
 
 
 def truth(estimate, matrix):
@@ -64,6 +68,7 @@ def test_r10_variance_of_the_trace_is_the_formula_and_no_other():
     assert spread < variance / 30
 
 
+@pytest.mark.slow
 def test_variance_of_the_diagonal_is_the_rest_of_the_row():
     probes, runs = 10, 3000
     results = repeated(estimates.diagonal, probes, runs)
@@ -112,7 +117,7 @@ def test_a_product_that_is_not_finite_gives_no_number(estimate, bad):
 
 
 @pytest.mark.parametrize("estimate", ALL)
-@pytest.mark.parametrize("num_probes", [1, 7])
+@pytest.mark.parametrize("num_probes", [pytest.param(1, marks=pytest.mark.slow), 7])
 def test_it_costs_one_product_a_probe(estimate, num_probes):
     calls = []
 
@@ -125,7 +130,7 @@ def test_it_costs_one_product_a_probe(estimate, num_probes):
     assert len(calls) == num_probes
 
 
-@pytest.mark.parametrize("estimate", ALL)
+@pytest.mark.parametrize("estimate", TRACE_FIRST)
 def test_pytrees_of_narrow_leaves_are_worked_in_float32(estimate):
     like = {"a": jnp.zeros((2, 3), jnp.bfloat16), "b": {"c": jnp.bfloat16(0)}}
     result = estimate(lambda v: jax.tree.map(lambda x: 3 * x, v), like, key=0)
@@ -136,7 +141,7 @@ def test_pytrees_of_narrow_leaves_are_worked_in_float32(estimate):
         assert result.value["b"]["c"].shape == ()
 
 
-@pytest.mark.parametrize("estimate", ALL)
+@pytest.mark.parametrize("estimate", TRACE_FIRST)
 def test_the_caller_may_compile_it(estimate):
     inside = jax.jit(lambda m: estimate(m, LIKE, key=0))(dense(MATRIX))
     outside = estimate(dense(MATRIX), LIKE, key=0)
@@ -144,6 +149,7 @@ def test_the_caller_may_compile_it(estimate):
     assert inside.event == outside.event
 
 
+@pytest.mark.slow
 def test_data_on_two_devices_gives_the_numbers_of_one():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))

@@ -12,6 +12,10 @@ from dpjax.curvature import extremes, krylov
 VALUES = np.r_[-4.0, -1.0, np.linspace(0, 1, 96), 6.0, 9.0]
 
 
+def slow(values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def ends(matrix, num_steps, **options):
     matrix = np.asarray(matrix, np.float32)
     matvec = dense(matrix, traceable=options.pop("traceable", True))
@@ -20,8 +24,15 @@ def ends(matrix, num_steps, **options):
     )
 
 
-@pytest.mark.parametrize("num_steps", [3, 10, 30, 100])
-@pytest.mark.parametrize("traceable", [True, False])
+@pytest.mark.parametrize(
+    ("num_steps", "traceable"),
+    [
+        (10, True),
+        (10, False),
+        (100, True),
+        *map(slow, [(3, True), (30, True), (3, False), (30, False), (100, False)]),
+    ],
+)
 def test_the_ends_are_within_the_spectrum_and_within_their_residuals(
     num_steps, traceable
 ):
@@ -34,14 +45,14 @@ def test_the_ends_are_within_the_spectrum_and_within_their_residuals(
     assert found.event == dp_accounting.NoOpDpEvent()
 
 
-@pytest.mark.parametrize("num_steps", [30, 60, 100])
+@pytest.mark.parametrize("num_steps", [*map(slow, [(30,), (60,)]), 100])
 def test_ghosts_do_not_move_the_ends(num_steps):
     found = ends(rotated(VALUES), num_steps)
     np.testing.assert_allclose(found.largest, 9, rtol=2e-6)
     np.testing.assert_allclose(found.smallest, -4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 10])
+@pytest.mark.parametrize("num_steps", [*map(slow, [(1,), (2,)]), 10])
 def test_few_steps_give_the_ends_of_the_lanczos_process(num_steps):
     matrix = rotated(VALUES).astype(np.float32)
     reduced = krylov.lanczos(dense(matrix), jnp.zeros(100), key=1, num_steps=num_steps)
@@ -74,6 +85,7 @@ def test_degenerate_operators_have_their_exact_ends(values, scale):
     assert np.all(np.asarray(found.residuals) <= slack + 1e-38)
 
 
+@pytest.mark.slow
 def test_a_good_start_needs_few_steps():
     matrix = rotated(VALUES)
     start = np.linalg.eigh(matrix)[1][:, -1] + 1e-3

@@ -69,6 +69,7 @@ def test_r14_it_is_linear_symmetric_and_positive(seed):
         assert u @ au >= 0
 
 
+@pytest.mark.slow
 def test_r14_jit_changes_nothing():
     params = logistic_params()
     matvec = fisher_operator(logistic_loss, params, Public(logistic_batch()))
@@ -78,6 +79,7 @@ def test_r14_jit_changes_nothing():
     assert_trees_close(jax.jit(lambda a, v: a(v))(matvec, vector), plain, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_r14_two_devices_give_what_one_gives():
     batch, vector = mlp_batch(8), vector_like(mlp_params())
     matvec = mlp_operator(on_two_devices(batch, ["data"]))
@@ -86,12 +88,14 @@ def test_r14_two_devices_give_what_one_gives():
     assert_trees_close(product, mlp_operator(batch)(vector), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pieces_of_a_batch_change_nothing():
     vector = vector_like(mlp_params())
     pieces = mlp_operator(microbatch_size=4)(vector)
     assert_trees_close(pieces, mlp_operator()(vector), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_per_example_gradient_is_formed():
     params = mlp_params(features=100, width=200, classes=10)
     batch = mlp_batch(256, features=100, classes=10)
@@ -103,6 +107,7 @@ def test_no_per_example_gradient_is_formed():
     assert flops(lambda a, v: a(v), matvec, params) <= 1.75 * gradient
 
 
+@pytest.mark.slow
 def test_parameters_in_low_precision_are_cast_up():
     low = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), mlp_params())
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), low)

@@ -119,6 +119,7 @@ def test_it_is_the_product_of_jacobians_and_the_output_hessian():
         assert np.linalg.eigvalsh(actual).min() > -1e-14
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.floats(-3, 3), st.floats(-3, 3))
 def test_r14_it_is_linear_symmetric_and_positive(seed, a, b):
     with jax.enable_x64(True):
@@ -132,6 +133,7 @@ def test_r14_it_is_linear_symmetric_and_positive(seed, a, b):
         assert u @ au >= 0
 
 
+@pytest.mark.slow
 def test_r14_jit_changes_nothing():
     params = logistic_params()
     matvec = ggn_operator(logit, binary_loss, params, Public(logistic_batch()))
@@ -141,6 +143,7 @@ def test_r14_jit_changes_nothing():
     assert_trees_close(jax.jit(lambda a, v: a(v))(matvec, vector), plain, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_r14_two_devices_give_what_one_gives():
     batch, vector = mlp_batch(8), vector_like(mlp_params())
     matvec = mlp_operator(on_two_devices(batch, ["data"]))
@@ -149,6 +152,7 @@ def test_r14_two_devices_give_what_one_gives():
     assert_trees_close(product, mlp_operator(batch)(vector), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pieces_of_a_batch_change_nothing():
     vector = vector_like(mlp_params())
     pieces = mlp_operator(microbatch_size=4)(vector)

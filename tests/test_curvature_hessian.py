@@ -200,6 +200,7 @@ def test_pieces_of_a_batch_change_nothing(microbatch_size):
     assert_trees_close(pieces, mlp_operator()(vector), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_example_a_piece_needs_less_memory():
     def temporaries(microbatch_size):
         params = mlp_params(features=64, width=64)
@@ -230,7 +231,9 @@ def test_a_product_costs_at_most_twice_a_gradient():
     assert flops(lambda a, v: a(v), matvec, params) <= 2 * gradient
 
 
-@pytest.mark.parametrize("low", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "low", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)]
+)
 def test_parameters_in_low_precision_are_cast_up(low):
     params = jax.tree.map(lambda leaf: leaf.astype(low), mlp_params())
     vector = vector_like(params)
@@ -244,6 +247,7 @@ def test_parameters_in_low_precision_are_cast_up(low):
     assert_trees_close(product, exact, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_float64_vector_gives_float64_curvature_of_float32_parameters():
     with jax.enable_x64(True):
         wide = mlp_params()

@@ -78,6 +78,7 @@ def test_of_least_squares_it_is_what_leaving_one_out_does():
         )
 
 
+@pytest.mark.slow
 def test_it_is_the_formula_with_dense_matrices():
     with jax.enable_x64(True):
         params, train, test = mlp_params(), mlp_batch(), mlp_batch(4, seed=5)
@@ -103,6 +104,7 @@ def test_an_example_helps_with_itself():
     assert found.value[0] > 0
 
 
+@pytest.mark.slow
 def test_jit_and_two_devices_change_nothing():
     train, test = mlp_batch(8), mlp_batch(4, seed=5)
     plain = network_influence(Public(train), Public(test))
@@ -112,6 +114,7 @@ def test_jit_and_two_devices_change_nothing():
     np.testing.assert_allclose(two.value, plain.value, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_parameters_in_low_precision_are_cast_up():
     low = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), mlp_params())
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), low)

@@ -150,6 +150,7 @@ def test_jit_with_a_traced_damping_changes_nothing():
     assert jitted.event == plain.event == dp_accounting.NoOpDpEvent()
 
 
+@pytest.mark.slow
 def test_two_devices_give_what_one_gives():
     batch, vector = mlp_batch(8), vector_like(mlp_params())
     matvec = mlp_operator(on_two_devices(batch, ["data"]))
@@ -178,6 +179,7 @@ def test_new_operands_compile_nothing_anew_and_bare_callables_see_what_changes()
         np.testing.assert_allclose(value, np.ones(4) / scale)
 
 
+@pytest.mark.slow
 def test_vectors_in_low_precision_are_cast_up():
     low = jnp.ones(4, jnp.bfloat16)
     solution = inverse_hvp(diagonal_operator(), low, damping=0.0)

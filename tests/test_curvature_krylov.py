@@ -50,7 +50,7 @@ def test_r2_degenerate_operators_keep_their_spectrum_with_multiplicity(
 
 
 @pytest.mark.parametrize("name", DEGENERATE)
-@pytest.mark.parametrize("num_steps", [3, 7])
+@pytest.mark.parametrize("num_steps", [pytest.param(3, marks=pytest.mark.slow), 7])
 def test_r2_no_ritz_value_lies_outside_of_the_spectrum(name, num_steps):
     values = DEGENERATE[name]
     reduced = reduce(dense(rotated(values).astype(np.float32)), num_steps=num_steps)
@@ -108,7 +108,6 @@ def test_the_three_term_relation_holds():
     np.testing.assert_allclose(np.linalg.norm(rest[:, -1]), reduced.residual, rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_r9_wigner_matrix_has_the_semicircle():
     noise = np.random.default_rng(0).normal(size=(400, 400))
     matrix = ((noise + noise.T) / np.sqrt(800)).astype(np.float32)
@@ -132,7 +131,9 @@ def test_one_dimension_is_enough():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("traceable", [True, False])
+@pytest.mark.parametrize(
+    "traceable", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_a_product_that_is_not_finite_makes_nans(bad, traceable):
     matrix = np.eye(SIZE, dtype=np.float32)
     matrix[3, 4] = bad
@@ -180,6 +181,7 @@ def test_pytrees_give_what_the_flat_vector_gives():
     chex.assert_trees_all_equal_shapes_and_dtypes(reduced.basis, stacked)
 
 
+@pytest.mark.slow
 def test_narrow_leaves_are_worked_in_float32_and_wide_ones_as_they_are():
     like = {"w": jax.ShapeDtypeStruct((4,), jnp.bfloat16)}
     seen = []
@@ -211,7 +213,7 @@ def test_a_start_vector_is_where_it_begins_whatever_its_length():
     chex.assert_trees_all_equal(zero.basis, reduce(matvec, num_steps=3).basis)
 
 
-@pytest.mark.parametrize("num_steps", [1, 5])
+@pytest.mark.parametrize("num_steps", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_it_costs_one_product_a_step(num_steps):
     calls = []
 
@@ -227,6 +229,7 @@ def test_it_costs_one_product_a_step(num_steps):
     assert len(calls) == num_steps
 
 
+@pytest.mark.slow
 def test_data_on_two_devices_gives_the_numbers_of_one():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))

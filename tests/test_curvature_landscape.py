@@ -76,6 +76,7 @@ def test_it_is_the_mean_loss_at_each_point():
                 np.testing.assert_allclose(found[i, j], mean(moved), rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_three_directions_give_three_axes():
     found = network_slice(offsets=(LINE, OTHER, np.zeros(2)))
     np.testing.assert_array_equal(found.value[..., 0], found.value[..., 1])

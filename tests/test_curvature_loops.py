@@ -90,7 +90,7 @@ def test_host_and_scan_agree_and_keep_the_event(name):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [3, 100])
+@pytest.mark.parametrize("batch_size", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_the_batch_size_changes_nothing_but_memory(batch_size):
     matvec = dense(np.ones((6, 6), np.float32))
     one = estimates.trace(matvec, LIKE, key=0)

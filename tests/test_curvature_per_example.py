@@ -88,6 +88,7 @@ def test_it_costs_no_more_than_a_product_and_no_memory_per_parameter():
     assert compiled.memory_analysis().temp_size_in_bytes < per_example / 10
 
 
+@pytest.mark.slow
 def test_jit_and_two_devices_change_nothing():
     batch = mlp_batch(8)
     plain = curvature(Public(batch)).value
@@ -98,6 +99,7 @@ def test_jit_and_two_devices_change_nothing():
     assert len(two.sharding.device_set) == 2
 
 
+@pytest.mark.slow
 def test_parameters_in_low_precision_are_cast_up():
     low = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), mlp_params())
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), low)

@@ -61,6 +61,7 @@ def test_r6_of_softmax_regression_equals_the_gauss_newton_matrix():
         np.testing.assert_allclose(dense(fisher, weights).value, expected, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_r6_of_a_network_equals_the_gauss_newton_matrix():
     with jax.enable_x64(True):
         params = mlp_params()
@@ -155,6 +156,7 @@ def test_r14_it_is_symmetric_and_positive(operator):
         assert np.linalg.eigvalsh(matrix).min() > -1e-14
 
 
+@pytest.mark.slow
 @every_operator
 def test_r14_two_devices_give_what_one_gives(operator):
     inputs, vector = mlp_batch(8)[:1], vector_like(mlp_params())
@@ -164,6 +166,7 @@ def test_r14_two_devices_give_what_one_gives(operator):
     assert_trees_close(product, operator(Public(inputs))(vector), atol=1e-6)
 
 
+@pytest.mark.slow
 @every_operator
 def test_pieces_and_jit_change_nothing(operator):
     vector = vector_like(mlp_params())
@@ -171,6 +174,7 @@ def test_pieces_and_jit_change_nothing(operator):
     assert_trees_close(pieces, operator()(vector), atol=1e-6)
 
 
+@pytest.mark.slow
 @every_operator
 def test_parameters_in_low_precision_are_cast_up(operator):
     low = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), mlp_params())

@@ -80,6 +80,7 @@ def test_forecast_agrees_with_steps_that_are_taken():
     assert forecast.noise_cost > 20 * standard_error
 
 
+@pytest.mark.slow
 def test_no_learning_rate_is_better_than_the_best():
     x = examples()
     best = float(gain(x).best_learning_rate)
@@ -115,7 +116,9 @@ def test_best_learning_rate_of_a_flat_loss_is_infinite():
     assert np.isfinite(found.loss_change)
 
 
-@pytest.mark.parametrize("broken", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "broken", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)]
+)
 def test_padding_and_examples_that_are_not_finite_are_left_out(broken):
     x = examples(8)
     expected = gain(x[1:7], expected_batch_size=10.0)

@@ -48,7 +48,9 @@ def root(num_bins=BINS):
 # Sensitivity.
 
 
-@pytest.mark.parametrize("num_bins", [2, BINS, 1000])
+@pytest.mark.parametrize(
+    "num_bins", [BINS, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 1000))]
+)
 def test_no_example_contributes_more_than_one(num_bins):
     x = np.concatenate([np.linspace(-1.5, 3.5, 101), [1e30, -1e30, 1e-41]])
     norms = np.linalg.norm(columns(x.astype(np.float32), num_bins), axis=1)
@@ -104,7 +106,7 @@ def test_noise_of_the_fractions_is_that_of_one_gaussian_event():
     assert_normal(np.concatenate(values), z)
 
 
-@pytest.mark.parametrize("num_bins", [2, BINS])
+@pytest.mark.parametrize("num_bins", [pytest.param(2, marks=pytest.mark.slow), BINS])
 def test_stderr_is_the_largest_of_all_fractions(num_bins):
     found = released(np.zeros(10, np.float32), noise_multiplier=3.0, num_bins=num_bins)
     matrix = root(num_bins) * np.linalg.norm(root(num_bins)[:, 0])
@@ -144,6 +146,7 @@ def test_quantile_is_right_to_a_bin_and_to_the_stated_rank(level):
     assert low - width <= found.value <= high + width
 
 
+@pytest.mark.slow
 def test_all_levels_come_from_one_release():
     x = np.random.default_rng(1).normal(size=300).astype(np.float32)
     levels = np.array([[0.1, 0.5], [0.9, 1.0]])

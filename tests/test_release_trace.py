@@ -99,7 +99,7 @@ def test_noise_of_the_trace_is_z_c_over_root_m_n():
     )
 
 
-@pytest.mark.parametrize("num_probes", [1, 64])
+@pytest.mark.parametrize("num_probes", [1, pytest.param(64, marks=pytest.mark.slow)])
 def test_price_does_not_depend_on_the_number_of_probes(num_probes):
     one = released(noise_multiplier=2.0)
     other = released(noise_multiplier=2.0, num_probes=num_probes)
@@ -109,6 +109,7 @@ def test_price_does_not_depend_on_the_number_of_probes(num_probes):
     )
 
 
+@pytest.mark.slow
 def test_spread_over_probes_is_the_error_of_noise_and_probes_together():
     """Over runs with other keys, the value scatters as one run's spread says."""
     runs = [released(key, 20.0, 1.0) for key in range(200)]
