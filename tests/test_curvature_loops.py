@@ -36,7 +36,16 @@ def counted():
     return Counted, traces
 
 
-@pytest.mark.parametrize("name", ["lanczos", "trace", "diagonal", "density"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lanczos",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("trace", "diagonal", "density")
+        ),
+    ],
+)
 def test_an_equal_function_with_new_operands_is_not_compiled_again(name, counted):
     function, traces = counted
     ALGORITHMS[name](MatVec(function(2), (jnp.arange(6.0),)))

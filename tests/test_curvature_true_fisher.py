@@ -96,6 +96,7 @@ def test_it_is_the_empirical_fisher_averaged_over_the_model_s_labels():
         np.testing.assert_allclose(actual, sum(terms), atol=1e-14)
 
 
+@pytest.mark.slow
 def test_samples_approach_the_exact_matrix_at_their_rate():
     vector = vector_like(mlp_params())
     expected = ravel_pytree(exact()(vector))[0]
