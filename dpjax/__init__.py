@@ -33,7 +33,7 @@ from dpjax.clipping import (
     clipped_grad,
     explain,
 )
-from dpjax.curvature import Private, Public
+from dpjax.curvature import MatVec, Private, Public
 from dpjax.mechanism import DPSGD, NonPrivate
 from dpjax.optimizers import (
     PrivacySpent,
@@ -51,6 +51,7 @@ __all__ = [
     "BudgetExceeded",
     "ClippedGrads",
     "Epsilon",
+    "MatVec",
     "NonPrivate",
     "PrivacyLedger",
     "PrivacySpent",

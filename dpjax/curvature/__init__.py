@@ -6,6 +6,7 @@ result carries that as `.event`, for a ledger.
 
 from dpjax.curvature.averaging import average
 from dpjax.curvature.blocks import Block, restrict
+from dpjax.curvature.damping import damped
 from dpjax.curvature.density import SpectralDensity, spectral_density
 from dpjax.curvature.determinant import log_determinant
 from dpjax.curvature.eigenpairs import (
@@ -49,6 +50,7 @@ __all__ = [
     "average",
     "bottom_eigenpairs",
     "bottom_ritz_pairs",
+    "damped",
     "dense",
     "diagonal",
     "extreme_eigenvalues",
