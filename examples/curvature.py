@@ -26,6 +26,7 @@ from absl import app, flags, logging
 
 from dpjax import report, training
 from dpjax.curvature import Private, Public
+from dpjax.curvature.sources import Source
 from dpjax.training.progress import Progress
 
 _BATCH_SIZE = 250  # small enough for the cache, large enough for a matrix product
@@ -55,9 +56,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         ("num_probes", 4, "Lanczos runs for the spectrum."),
         ("num_steps", 30, "Products of each."),
     ):
-        flags.DEFINE_integer(
-            name, default, text, lower_bound=1, flag_values=flag_values
-        )
+        options = {"lower_bound": 1, "flag_values": flag_values}
+        flags.DEFINE_integer(name, default, text, **options)
     flags.DEFINE_boolean("progress", True, "Show progress.", flag_values=flag_values)
 
 
@@ -123,36 +123,41 @@ def study(
     trained: Trained, flag_values: flags.FlagValues, reach: tuple[float, float] | None
 ) -> report.Study:
     """Measure the curvature of one run, as the flags say."""
-    is_public = flag_values["source"].value == "public"
-    kind, words = (
-        (Public, "public test set") if is_public else (Private, "private training set")
-    )
-    x, y = trained.examples
-    batches = [
-        kind((x[start : start + _BATCH_SIZE], y[start : start + _BATCH_SIZE]))
-        for start in range(0, len(y), _BATCH_SIZE)
-    ]
     effort = curvature_study.Effort(
         flag_values["num_probes"].value, flag_values["num_steps"].value
     )
     progress = Progress(effort.num_products, 0, enabled=flag_values["progress"].value)
-    progress.note(f"{trained.run.path}: {len(y):,} examples of the {words}")
+    batches, words = _batches(trained, flag_values["source"].value)
+    count = len(trained.examples[1])
+    progress.note(f"{trained.run.path}: {count:,} examples of the {words}")
+    forecast = functools.partial(
+        curvature_step.forecast, trained.run, trained.loss, trained.params
+    )
     try:
         return curvature_study.study(
-            trained.run,
-            trained.loss,
-            trained.params,
-            batches,
+            *(trained.run, trained.loss, trained.params, batches),
             examples=f"{words} of {trained.dataset.name}",
             effort=effort,
             progress=progress,
-            step=functools.partial(
-                curvature_step.forecast, trained.run, trained.loss, trained.params
-            ),
+            step=forecast,
             reach=reach,
         )
     finally:
         progress.close()
+
+
+def _batches(trained: Trained, source: str) -> tuple[list[Source], str]:
+    """Return the examples in batches that say what they are, and that in words."""
+    kind, words = (
+        (Public, "public test set")
+        if source == "public"
+        else (Private, "private training set")
+    )
+    starts = range(0, len(trained.examples[1]), _BATCH_SIZE)
+    return [
+        kind(tuple(part[start : start + _BATCH_SIZE] for part in trained.examples))
+        for start in starts
+    ], words
 
 
 def write(flag_values: flags.FlagValues = flags.FLAGS) -> pathlib.Path:

@@ -1,6 +1,8 @@
 """What one private step is expected to do at the final parameters of a run."""
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import curvature_probe
@@ -33,51 +35,63 @@ def forecast(
     Returns:
       None for a run that adds no noise.
     """
-    described = run.config["mechanism"]
-    clip, noise, divisor = (
-        report.as_number(described.get(name))
-        for name in ("l2_norm_clip", "noise_multiplier", "divisor")
-    )
-    rate = report.as_number(run.config["settings"].get("learning_rate"))
-    if not run.config["private"] or not (clip and noise and divisor and rate):
+    private = _private_settings(run)
+    if private is None:
         return None
+    clip, noise, divisor, rate = private
     number = len(batch.batch[0])
-    grads = clipped_grad(loss, clip, microbatch_size=min(_CHUNK, number))(
-        params, *batch.batch
-    )
-    # The forecast divides by the examples at hand, the run by its own batch size.
-    scaled = noise * number / divisor
+    clipped = clipped_grad(loss, clip, microbatch_size=min(_CHUNK, number))
+    grads = clipped(params, *batch.batch)
+    fraction = diagnostics.fraction_clipped(type(batch)(grads)).value
     bias = diagnostics.clipping_bias(loss, params, batch, grads)
-
-    def gain(rate: float) -> diagnostics.StepGain:
-        return diagnostics.step_gain(
-            loss,
-            params,
-            batch,
-            grads,
-            noise_multiplier=scaled,
-            learning_rate=rate,
-            trace=trace,
-        )
-
-    now = gain(rate)
-    best_rate = float(now.best_learning_rate)
-    best = gain(best_rate) if 0 < best_rate < math.inf else None
+    # The forecast divides by the examples at hand, the run by its own batch size.
+    gain = functools.partial(
+        *(diagnostics.step_gain, loss, params, batch, grads),
+        noise_multiplier=noise * number / divisor,
+        trace=trace,
+    )
     return report.Step(
         clip_norm=clip,
         noise_std=noise * clip / divisor,
-        fraction_clipped=float(diagnostics.fraction_clipped(type(batch)(grads)).value),
+        fraction_clipped=float(fraction),
         cosine=float(bias.cosine),
         norm_ratio=float(bias.norm_ratio),
-        loss_change=float(now.loss_change),
-        noise_cost=float(now.noise_cost),
-        best_learning_rate=best_rate,
-        best_loss_change=None if best is None else float(best.loss_change),
-        noise_share=(
-            None if best is None else float(-best.noise_cost / best.loss_change)
-        ),
+        **_gains(gain, rate),
         **_double(run, noise, divisor),
     )
+
+
+def _private_settings(run: report.Run) -> tuple[float, float, float, float] | None:
+    """Return clip norm, noise multiplier, batch size and learning rate, if private."""
+    described, settings = run.config["mechanism"], run.config["settings"]
+    names = ("l2_norm_clip", "noise_multiplier", "divisor")
+    values = [report.as_number(described.get(name)) for name in names]
+    values.append(report.as_number(settings.get("learning_rate")))
+    known = [value for value in values if value]
+    if not run.config["private"] or len(known) < len(values):
+        return None
+    clip, noise, divisor, rate = known
+    return clip, noise, divisor, rate
+
+
+def _gains(
+    gain: Callable[..., diagnostics.StepGain], rate: float
+) -> dict[str, float | None]:
+    """Return the forecasts at a learning rate and at the best one."""
+    now = gain(learning_rate=rate)
+    best_rate = float(now.best_learning_rate)
+    found: dict[str, float | None] = {
+        "loss_change": float(now.loss_change),
+        "noise_cost": float(now.noise_cost),
+        "best_learning_rate": best_rate,
+        "best_loss_change": None,
+        "noise_share": None,
+    }
+    if 0 < best_rate < math.inf:
+        best = gain(learning_rate=best_rate)
+        found["best_loss_change"] = float(best.loss_change)
+        found["noise_share"] = float(-best.noise_cost / best.loss_change)
+    return found
 
 
 def _double(run: report.Run, noise: float, divisor: float) -> dict[str, Any]:

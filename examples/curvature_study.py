@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import curvature_probe
+import curvature_slices
 import dp_accounting
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,18 +18,15 @@ from dpjax import report
 from dpjax.curvature import MatVec, averaging, eigenpairs, estimates, krylov
 from dpjax.curvature.density import SpectralDensity, spectral_density
 from dpjax.curvature.hessian import hessian_operator
-from dpjax.curvature.landscape import loss_slice
 from dpjax.curvature.sources import Source
 from dpjax.training.progress import Progress
 
 NUM_PAIRS = 3
 SLICE_EXAMPLES = 1000
-LINE_POINTS, PLANE_POINTS = 41, 17
 
 # Of the probes and directions; nothing secret is drawn.
-_KEYS = {"density": 0, "lanczos": 1, "trace": 2, "direction": 3}
+_KEYS = {"density": 0, "lanczos": 1, "trace": 2}
 _GRID = 300
-_FARTHEST = 100.0
 _BANDWIDTH = 0.01
 
 
@@ -146,36 +143,47 @@ def study(
     found = measure_spectrum(loss, params, batches, effort, progress)
     loss_value = mean_loss(loss, params, batches)
     trace = float(found.trace.value)
-    sharpness = float(found.top.values[0])
-    some = batches[: max(1, SLICE_EXAMPLES // length(batches[0]))]
+    some = batches[: max(1, SLICE_EXAMPLES // curvature_slices.length(batches[0]))]
     progress.note("slices")
-    curvatures = (sharpness, trace / found.density.size)
-    reach = reach or tuple(_reach(loss_value, c) for c in curvatures)
-    slices = _slices(loss, params, some, found.top.vectors, reach)
+    curvatures = (float(found.top.values[0]), trace / found.density.size)
+    reach = reach or tuple(curvature_slices.reach_of(loss_value, c) for c in curvatures)
+    slices = curvature_slices.measure(loss, params, some, found.top.vectors, reach)
     return report.Study(
         run=run,
-        is_public=found.density.event == dp_accounting.NoOpDpEvent(),
         examples=examples,
-        num_examples=sum(map(length, batches)),
-        num_slice_examples=sum(map(length, some)),
-        num_parameters=found.density.size,
+        num_examples=sum(map(curvature_slices.length, batches)),
+        num_slice_examples=sum(map(curvature_slices.length, some)),
         parameter_norm=float(optax.tree.norm(params)),
         loss=loss_value,
-        top=_eigenvalues(found.top, sharpness),
-        bottom=_eigenvalues(found.bottom, sharpness),
-        trace=trace,
-        trace_stderr=float(found.trace.stderr),
-        spectrum=counts(found.density),
+        **_plain(found),
         **slices,
         step=step(joined(some), trace),
-        method={
-            "lanczos_probes": effort.num_probes,
-            "lanczos_steps": effort.num_steps,
-            "trace_probes": effort.num_trace_probes,
-            "hessian_vector_products": effort.num_products,
-            "seconds": round(time.monotonic() - began, 1),
-        },
+        method=_method(effort, time.monotonic() - began),
     )
+
+
+def _plain(found: Spectrum) -> dict[str, Any]:
+    """Return the fields of `report.Study` that are about the spectrum."""
+    sharpness = float(found.top.values[0])
+    return {
+        "is_public": found.density.event == dp_accounting.NoOpDpEvent(),
+        "num_parameters": found.density.size,
+        "top": _eigenvalues(found.top, sharpness),
+        "bottom": _eigenvalues(found.bottom, sharpness),
+        "trace": float(found.trace.value),
+        "trace_stderr": float(found.trace.stderr),
+        "spectrum": counts(found.density),
+    }
+
+
+def _method(effort: Effort, seconds: float) -> dict[str, Any]:
+    return {
+        "lanczos_probes": effort.num_probes,
+        "lanczos_steps": effort.num_steps,
+        "trace_probes": effort.num_trace_probes,
+        "hessian_vector_products": effort.num_products,
+        "seconds": round(seconds, 1),
+    }
 
 
 def counts(density: SpectralDensity) -> report.Curve:
@@ -203,11 +211,6 @@ def mean_loss(
     return float(np.concatenate(losses).mean())
 
 
-def length(batch: Source) -> int:
-    """Return the number of examples."""
-    return len(batch.batch[0])
-
-
 def joined(batches: Sequence[Source]) -> Source:
     """Return batches of one kind as one."""
     parts = zip(*(batch.batch for batch in batches), strict=True)
@@ -218,38 +221,3 @@ def _eigenvalues(pairs: eigenpairs.Eigenpairs, sharpness: float) -> report.Eigen
     rounding = 10 * float(np.finfo(np.float32).eps) * abs(sharpness)
     residuals = [max(value, rounding) for value in pairs.residuals.tolist()]
     return report.Eigenvalues(pairs.values.tolist(), residuals)
-
-
-def _reach(loss: float, curvature: float) -> float:
-    """Return how far a quadratic of this curvature must go to add about the loss."""
-    squared = 2 * max(loss, 0.5) / curvature if curvature > 0 else 1.0
-    return math.sqrt(squared) if squared < _FARTHEST**2 else _FARTHEST
-
-
-def _slices(
-    loss: curvature_probe.Loss,
-    params: Any,
-    batches: Sequence[Source],
-    top: Any,
-    reach: tuple[float, ...],
-) -> dict[str, Any]:
-    sharpest = jax.tree.map(lambda leaf: leaf[0], top)
-    noise = optax.tree.random_like(jax.random.key(_KEYS["direction"]), sharpest)
-    size = optax.tree.norm(noise)
-    directions = [sharpest, jax.tree.map(lambda leaf: leaf / size, noise)]
-
-    def values(along: list[Any], offsets: list[jax.Array]) -> list[Any]:
-        parts = [loss_slice(loss, params, b, along, offsets).value for b in batches]
-        sizes = [length(batch) for batch in batches]
-        return np.average(np.asarray(parts, np.float64), 0, sizes).tolist()
-
-    lines = [jnp.linspace(-end, end, LINE_POINTS) for end in reach]
-    sides = [jnp.linspace(-end, end, PLANE_POINTS) for end in reach]
-    top_curve, random_curve = (
-        report.Curve(line.tolist(), values([direction], [line]))
-        for line, direction in zip(lines, directions, strict=True)
-    )
-    plane = report.Plane(
-        sides[0].tolist(), sides[1].tolist(), values(directions, sides)
-    )
-    return {"slice_top": top_curve, "slice_random": random_curve, "plane": plane}

@@ -248,6 +248,14 @@ def test_no_bound_follows_without_positive_curvature(tmp_path):
     assert advice.learning_rate(flat)[0].startswith("No direction of positive")
 
 
+def test_a_best_rate_above_the_bound_is_explained(tmp_path):
+    text = " ".join(advice.learning_rate(make_study(tmp_path / "a")))
+    assert "which is 0.0643 times as long" in text  # 2.4 is more than 2 / 20.44
+    small = dataclasses.replace(STEP, best_learning_rate=0.05)
+    text = " ".join(advice.learning_rate(make_study(tmp_path / "b", step=small)))
+    assert "no contradiction" not in text
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

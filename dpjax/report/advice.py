@@ -26,35 +26,34 @@ def _stability(study: Study) -> list[str]:
     sharpness = study.sharpness
     if not sharpness > 0 or math.isinf(sharpness):
         return ["No direction of positive curvature was found: no bound follows."]
-    bound = 2 / sharpness
-    found = [
+    found = (
         f"The sharpness is {_SHOWN(sharpness)}. On a quadratic of this curvature, "
         f"gradient descent without momentum converges only below a learning rate of "
-        f"2 / sharpness = {_SHOWN(bound)}."
-    ]
-    settings = study.run.config["settings"]
-    rate, optimizer = (
-        as_number(settings.get("learning_rate")),
-        settings.get("optimizer"),
+        f"2 / sharpness = {_SHOWN(2 / sharpness)}."
     )
-    if rate is None:
-        return found
-    if optimizer == "momentum":
+    rate = as_number(study.run.config["settings"].get("learning_rate"))
+    return [found] if rate is None else [found, *_of_optimizer(study, rate)]
+
+
+def _of_optimizer(study: Study, rate: float) -> list[str]:
+    """Return what the bound says of the run's own optimizer."""
+    bound, settings = 2 / study.sharpness, study.run.config["settings"]
+    if settings.get("optimizer") == "sgd":
+        return [_beside_bound(rate, bound)]
+    if settings.get("optimizer") == "momentum":
         given = as_number(settings.get("momentum"))
         momentum = 0.9 if given is None else given
         bound *= 1 + momentum
-        found.append(
+        heavy = (
             f"With momentum {_SHOWN(momentum)} it is "
             f"2 (1 + momentum) / sharpness = {_SHOWN(bound)}."
         )
-    elif optimizer != "sgd":
-        found.append(
-            f"This run's optimizer rescales every coordinate: its learning rate of "
-            f"{_SHOWN(rate)} cannot be compared with that bound, nor with the rates "
-            "below, which are those of plain SGD."
-        )
-        return found
-    return [*found, _beside_bound(rate, bound)]
+        return [heavy, _beside_bound(rate, bound)]
+    return [
+        f"This run's optimizer rescales every coordinate: its learning rate of "
+        f"{_SHOWN(rate)} cannot be compared with that bound, nor with the rates "
+        "below, which are those of plain SGD."
+    ]
 
 
 def _beside_bound(rate: float, bound: float) -> str:
@@ -80,6 +79,13 @@ def _best_rate(study: Study) -> list[str]:
         return []
     rate = as_number(study.run.config["settings"].get("learning_rate"))
     found = [_best_sentence(step)]
+    bound = 2 / study.sharpness if study.sharpness > 0 else math.inf
+    if step.best_loss_change is not None and step.best_learning_rate > bound:
+        found.append(
+            "That it exceeds 2 / sharpness is no contradiction: it multiplies the "
+            f"clipped gradient, which is {_SHOWN(step.norm_ratio)} times as long as "
+            "the raw one, and it is about one step, not about many."
+        )
     if study.run.config["settings"].get("optimizer") == "sgd" and rate is not None:
         found.append(
             f"At the run's {_SHOWN(rate)} the forecast is a change of the loss by "

@@ -57,7 +57,6 @@ def _context(studies: Sequence[Study]) -> dict[str, Any]:
         "unprotected": [n for s, n in pairs if not s.run.config["private"]],
         "overview": _overview(studies, names),
         "advice": _advice(pairs),
-        "comparison": _comparison(studies),
         "spectra": [drawing for drawing in found if drawing is not None],
         "spectrum_table": curvature_charts.spectrum_table(studies),
         "series": curvature_charts.series(studies),
@@ -121,20 +120,6 @@ def _advice(
         for study, name in pairs
         if study.run.config["private"] or study is pairs[0][0]
     ]
-
-
-def _comparison(studies: Sequence[Study]) -> str:
-    """Say how two runs differ, as far as the numbers go."""
-    if len(studies) < _LARGEST:
-        return ""
-    first, second = studies
-    names = curvature_charts.names(studies)
-    values = (
-        f"{name}: sharpness {_short(s.sharpness)}, trace {_short(s.trace)}, loss "
-        f"{_short(s.loss)}, parameters of length {_short(s.parameter_norm)}"
-        for name, s in zip(names, (first, second), strict=True)
-    )
-    return "; ".join(values)
 
 
 def _short(value: float) -> str:

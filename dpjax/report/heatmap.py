@@ -11,7 +11,7 @@ from dpjax.report.marks import Mark
 
 WIDTH, HEIGHT = 400.0, 300.0
 _LEVELS = 8
-_LEGEND = 92.0
+_LEGEND = 112.0
 _SWATCH = 14.0
 
 
@@ -71,15 +71,7 @@ def draw(
     finite = [v for row in values for v in row if charts.is_drawable(v)]
     if not finite or len(x) < 2 or len(y) < 2:
         return None
-    half_x, half_y = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
-    frame = axes.Axes(
-        axes.span_scale(x[0] - half_x, x[-1] + half_x),
-        axes.span_scale(y[0] - half_y, y[-1] + half_y),
-        left=46,
-        right=WIDTH - _LEGEND,
-        height=HEIGHT,
-    )
-    edges = _edges(finite)
+    frame = axes.Axes(_scale(x), _scale(y), 46, WIDTH - _LEGEND, HEIGHT)
     least, middle = min(finite), values[len(x) // 2][len(y) // 2]
     return Heatmap(
         key=key,
@@ -91,9 +83,15 @@ def draw(
         y_ticks=marks.value_ticks(frame, page.number_short),
         x_label=Mark(frame.right + 8, frame.bottom + 16, words[0]),
         y_label=Mark(frame.left - 7, 6, words[1]),
-        levels=_levels(frame, x, y, values, edges),
+        levels=_levels(frame, x, y, values, _edges(finite)),
         centre=(frame.x(0.0), frame.y(0.0)),
     )
+
+
+def _scale(coordinates: Sequence[float]) -> axes.Scale:
+    """Return an axis that holds whole cells around evenly spaced coordinates."""
+    half = (coordinates[1] - coordinates[0]) / 2
+    return axes.span_scale(coordinates[0] - half, coordinates[-1] + half)
 
 
 def _edges(finite: Sequence[float]) -> np.ndarray:
