@@ -56,11 +56,16 @@ def parsed(*arguments):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs")
+def private(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "private"
     noisy = ["--l2_norm_clip=1", "--noise_multiplier=1", "--checkpoint_every=1"]
-    private = trained(path / "private", *noisy)
-    return private, trained(path / "plain", "--private=false", "--ema_decay=0.5")
+    return trained(path, *noisy)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "plain"
+    return trained(path, "--private=false", "--ema_decay=0.5")
 
 
 # The probe.
@@ -111,18 +116,19 @@ def test_probes_are_due_once_a_period(tmp_path, log_every, probe_every, steps):
     assert due == steps
 
 
-def test_a_probe_is_recorded_as_a_public_metric_and_only_when_it_is_due(runs):
-    lines = [json.loads(line) for line in (runs[0] / "metrics.jsonl").open()]
+def test_a_probe_is_recorded_as_a_public_metric_and_only_when_it_is_due(private):
+    lines = [json.loads(line) for line in (private / "metrics.jsonl").open()]
     names = {"sharpness", "trace", "trace_stderr"}
     assert [names <= line["public"].keys() for line in lines] == [False, True, False]
     assert np.isfinite([lines[1]["public"][name] for name in names]).all()
-    settings = json.loads((runs[0] / "config.json").read_text())["settings"]
+    settings = json.loads((private / "config.json").read_text())["settings"]
     assert (settings["during_training"], settings["probe_every"]) == (True, 2)
-    assert "Sharpness" in report.write_run_report(runs[0]).read_text()
+    assert "Sharpness" in report.write_run_report(private).read_text()
 
 
-def test_a_resumed_run_probes_at_the_same_steps(runs, tmp_path):
-    path = shutil.copytree(runs[0], tmp_path / "run")
+@pytest.mark.slow
+def test_a_resumed_run_probes_at_the_same_steps(private, tmp_path):
+    path = shutil.copytree(private, tmp_path / "run")
     for step in (2, 3):
         shutil.rmtree(path / "checkpoints" / str(step))
     (path / "summary.json").unlink()
@@ -131,8 +137,8 @@ def test_a_resumed_run_probes_at_the_same_steps(runs, tmp_path):
     train.parse(["t", f"--run_dir={path}", "--resume", "--noprogress"], flag_values)
     train.train(flag_values)
     for name in ("metrics.jsonl", "ledger.json"):
-        assert (path / name).read_bytes() == (runs[0] / name).read_bytes()
-    hashes = [json.loads((p / "summary.json").read_text()) for p in (path, runs[0])]
+        assert (path / name).read_bytes() == (private / name).read_bytes()
+    hashes = [json.loads((p / "summary.json").read_text()) for p in (path, private)]
     assert hashes[0]["sha256"] == hashes[1]["sha256"]
 
 
@@ -188,38 +194,44 @@ def test_every_product_advances_the_progress():
 
 
 @pytest.mark.parametrize("kind", [Public, Private])
-def test_a_study_says_whether_its_examples_were_public(runs, kind):
+def test_a_study_says_whether_its_examples_were_public(private, tmp_path, kind):
+    seen = []
     study = curvature_study.study(
-        report.read_run(runs[1]),
+        report.read_run(private),
         quadratic,
         {"w": jnp.array([1.0, 0.0, 0.0])},
         [kind((jnp.array([0.5, 1.5]),)), kind((jnp.array([4.0]),))],
         examples="x",
         effort=curvature_study.Effort(1, 3, 1),
         progress=Progress(7, 0, enabled=False),
-        step=lambda batch, trace: (type(batch), batch.batch[0].tolist(), float(trace)),
+        step=lambda batch, trace: seen.append((batch, trace)),
         reach=(1.0, 2.0),
     )
     assert study.is_public == (kind is Public)
     assert study.num_examples == study.num_slice_examples == 3
     assert study.reach == (1.0, 2.0)
     # The mean of the examples is 2, so the Hessian is twice diag(1, -5, 3).
-    np.testing.assert_allclose(study.step[2], -2, rtol=1e-5)
-    assert study.step[:2] == (kind, [0.5, 1.5, 4.0])
+    ((batch, trace),) = seen
+    np.testing.assert_allclose(trace, -2, rtol=1e-5)
+    assert isinstance(batch, kind)
+    assert batch.batch[0].tolist() == [0.5, 1.5, 4.0]
     # Along the third coordinate, from a loss of 1.
     np.testing.assert_allclose(study.slice_top.y[::20], [4, 1, 4], rtol=1e-5)
+    page = report.write_curvature_report(tmp_path / "page.html", [study]).read_text()
+    assert "Sharpness 6" in page
+    assert ("This page makes epsilon infinite." in page) == (kind is Private)
 
 
-def test_private_examples_are_those_of_the_training_set(runs):
+def test_private_examples_are_those_of_the_training_set(private):
     flag_values = parsed("--run_dir=x", "--source=private", *QUICK)
-    restored = curvature.restore(str(runs[0]), flag_values)
+    restored = curvature.restore(str(private), flag_values)
     dataset = data.load("mnist_5k")
     expected, _ = curvature_probe.some((dataset.train_x, dataset.train_y), 40)
     np.testing.assert_array_equal(restored.examples[0], expected)
 
 
-def test_the_forecast_has_the_noise_of_the_run(runs):
-    run = report.read_run(runs[0])
+def test_the_forecast_has_the_noise_of_the_run(private):
+    run = report.read_run(private)
     batch = Private((jnp.array([0.5, 1.5, 1.0]),))
     params = {"w": jnp.array([1.0, 1.0, 1.0])}
     step = curvature_step.forecast(run, quadratic, params, batch, 8.0)
@@ -232,19 +244,19 @@ def test_the_forecast_has_the_noise_of_the_run(runs):
     np.testing.assert_allclose(
         step.double_noise_ratio, step.double_noise_multiplier / 2
     )
-    plain = report.read_run(runs[1])
-    assert curvature_step.forecast(plain, quadratic, params, batch, 8.0) is None
+    run.config["private"] = False
+    assert curvature_step.forecast(run, quadratic, params, batch, 8.0) is None
 
 
 # The script.
 
 
 @pytest.fixture(scope="module")
-def written(runs, tmp_path_factory):
+def written(private, plain, tmp_path_factory):
     page = tmp_path_factory.mktemp("page") / "page.html"
     found = curvature.write(
         parsed(
-            f"--run_dir={runs[0]}", f"--compare_dir={runs[1]}", f"--out={page}", *QUICK
+            f"--run_dir={private}", f"--compare_dir={plain}", f"--out={page}", *QUICK
         )
     )
     assert found == page
@@ -252,6 +264,7 @@ def written(runs, tmp_path_factory):
     return page.read_text(), studies
 
 
+@pytest.mark.slow
 def test_the_page_sets_both_runs_side_by_side(written):
     text, studies = written
     assert [study["private"] for study in studies] == [True, False]
@@ -264,10 +277,13 @@ def test_the_page_sets_both_runs_side_by_side(written):
     assert studies[0]["slice_top"]["x"] == studies[1]["slice_top"]["x"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
-def test_the_numbers_are_those_of_the_final_parameters(written, runs, index):
+def test_the_numbers_are_those_of_the_final_parameters(written, private, plain, index):
     study = written[1][index]
-    restored = curvature.restore(str(runs[index]), parsed("--run_dir=x", *QUICK))
+    restored = curvature.restore(
+        str((private, plain)[index]), parsed("--run_dir=x", *QUICK)
+    )
     x, y = restored.examples
     logits = x.reshape(40, -1) @ restored.params["params"]["logits"]["kernel"]
     logits += restored.params["params"]["logits"]["bias"]
@@ -281,13 +297,16 @@ def test_the_numbers_are_those_of_the_final_parameters(written, runs, index):
     assert 0.9 * largest < study["top"]["values"][0] < 1.001 * largest
 
 
-def test_the_average_is_studied_where_the_run_kept_one(runs):
-    plain = curvature.restore(str(runs[1]), parsed("--run_dir=x", *QUICK))
-    summary = json.loads((runs[1] / "summary.json").read_text())
+@pytest.mark.slow
+def test_the_average_is_studied_where_the_run_kept_one(plain):
+    restored = curvature.restore(str(plain), parsed("--run_dir=x", *QUICK))
+    summary = json.loads((plain / "summary.json").read_text())
     dataset = data.load("mnist_5k")
     evaluate = train.make_evaluation(models.make("linear", 10).apply, dataset)
     np.testing.assert_allclose(
-        evaluate(plain.params)["test_loss"], summary["public"]["test_loss"], rtol=1e-5
+        evaluate(restored.params)["test_loss"],
+        summary["public"]["test_loss"],
+        rtol=1e-5,
     )
 
 
@@ -347,8 +366,8 @@ def changed(config, settings):
         ),
     ],
 )
-def test_a_damaged_run_ends_in_one_line(runs, tmp_path, capsys, damage, code, named):
-    path = shutil.copytree(runs[0], tmp_path / "run")
+def test_a_damaged_run_ends_in_one_line(private, tmp_path, capsys, damage, code, named):
+    path = shutil.copytree(private, tmp_path / "run")
     damage(path)
     flag_values = parsed(f"--run_dir={path}", *QUICK)
     assert ended_with(capsys, lambda: curvature.run(flag_values), code, named)
@@ -361,16 +380,20 @@ def test_a_damaged_run_ends_in_one_line(runs, tmp_path, capsys, damage, code, na
         (["--run_dir=/no/such/run"], "config.json"),
         (["--run_dir={run}", "--data_dir=/no/such"], "Expected a folder with mnist_5k"),
         (["--run_dir={run}", "--compare_dir=/no/such"], "config.json"),
-        (["--run_dir={run}", "--out=/dev/null/page.html"], "page.json"),
+        pytest.param(
+            ["--run_dir={run}", "--out=/dev/null/page.html"],
+            "page.json",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_what_cannot_be_done_ends_in_one_line(runs, capsys, arguments, named):
-    given = [argument.format(run=runs[0]) for argument in arguments]
+def test_what_cannot_be_done_ends_in_one_line(private, capsys, arguments, named):
+    given = [argument.format(run=private) for argument in arguments]
     flag_values = parsed(*given, *QUICK)
     assert ended_with(capsys, lambda: curvature.run(flag_values), 2, named)
 
 
-def test_runs_on_other_data_are_not_compared(runs, monkeypatch, capsys):
+def test_runs_on_other_data_are_not_compared(private, monkeypatch, capsys):
     load, seen = data.load, []
 
     def other(name, data_dir):
@@ -381,7 +404,7 @@ def test_runs_on_other_data_are_not_compared(runs, monkeypatch, capsys):
         return dataset
 
     monkeypatch.setattr(data, "load", other)
-    flag_values = parsed(f"--run_dir={runs[0]}", f"--compare_dir={runs[1]}", *QUICK)
+    flag_values = parsed(f"--run_dir={private}", f"--compare_dir={private}", *QUICK)
     assert ended_with(capsys, lambda: curvature.run(flag_values), 2, "one data set")
 
 
