@@ -26,7 +26,7 @@ def log_determinant(
 
     The operator must be positive definite, and well enough conditioned that its least
     eigenvalue is not rounding of its largest: add damping where it is not, as in
-    `lambda v: optax.tree.add_scale(matvec(v), damping, v)`. Arguments are those of
+    `damped(matvec, damping)`. Arguments are those of
     `spectral_density`. The standard error is that of the probes; that of too
     few steps is not in it, and falls like exp(-4 num_steps / sqrt(condition)).
 

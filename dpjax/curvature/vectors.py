@@ -60,15 +60,13 @@ def space_of(like: ArrayTree) -> Space:
       TypeError: a leaf that is not a real floating-point array.
       ValueError: no leaf, or leaves without values.
     """
-    _check.float_leaves("like", like)
-    paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    for path, leaf in paths:
-        _refuse_complex(f"like{_check.path_name(path)}", jnp.result_type(leaf))
+    _check.real_leaves("like", like)
+    leaves, structure = jax.tree.flatten(like)
     specs = [
         jax.ShapeDtypeStruct(
             np.shape(leaf), jnp.promote_types(jnp.result_type(leaf), jnp.float32)
         )
-        for _, leaf in paths
+        for leaf in leaves
     ]
     space = Space(structure, tuple(specs))
     if not space.size:
