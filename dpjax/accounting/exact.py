@@ -6,6 +6,7 @@ the accountant of privacy loss distributions answers, and where that has no soun
 the Renyi accountant; `.method` says so.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -101,6 +102,7 @@ def curve(
     if not (pld.is_gaussian(parts) and pld.is_sampled(parts)):
         return _first_sound(pld.curve, rdp.curve, parts, delta, relation, steps)
 
+    @functools.cache
     def single(number: float) -> float:
         scaled = [(part, int(number) * count) for part, count in parts]
         return epsilon(scaled, delta, relation)
