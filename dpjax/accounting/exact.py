@@ -146,10 +146,10 @@ def _rdp_delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
 
 
 def _without_contour(parts: Parts, delta: float, relation: Relation) -> Epsilon:
-    """Return what the PLD accountant says, at most the epsilon without sampling."""
+    """Return the least of the PLD bound, that without sampling, and the Renyi bound."""
     plain = [(getattr(part, "event", part), count) for part, count in parts]
     bounds = [pld.epsilon(some, delta, relation) for some in (parts, plain)]
-    return min(bounds)
+    return min(*bounds, rdp.epsilon(parts, delta, relation))
 
 
 def _worse(both: Sequence[Side], delta: float) -> tuple[float, float]:
