@@ -176,6 +176,27 @@ def test_hostile_settings_give_a_bound_or_a_typed_error(
     assert epsilon <= bound * (1 + 1e-9) + 1e-9
 
 
+@pytest.mark.parametrize(
+    ("noise", "rate", "steps", "epsilon"),
+    [
+        (0.02, 0.1, 200, 0.0),
+        (0.02, 0.1, 2, 1e4),
+        (0.06, 0.5, 2, 1e4),
+        (1.0, 0.1, 2, 1e4),
+        (1.0, 0.999, 200, 1e4),
+        (1e4, 1e-4, 10**5, 0.5),
+        (1e4, 0.1, 2, 0.5),
+        (1e4, 0.5, 10**5, 50.0),
+        (1e-3, 1e-4, 200, 50.0),
+    ],
+)
+def test_hostile_settings_have_a_delta(noise, rate, steps, epsilon):
+    delta = event_delta(sampled(noise, rate, steps), epsilon)
+    plain = dp_accounting.GaussianDpEvent(noise / math.sqrt(steps))
+    assert 0 <= delta <= min(1.0, event_delta(plain, epsilon) * (1 + 1e-6) + 1e-240)
+    assert -math.inf <= delta.log <= 0
+
+
 @pytest.mark.parametrize("relation", [ADD, REPLACE])
 def test_curve_holds_the_epsilon_of_each_number_of_steps(relation):
     parts = take_apart(sampled(1.0, 0.01))
