@@ -9,7 +9,7 @@ import pytest
 from accounting_cases import sampled
 from scipy import stats
 
-from dpjax.accounting import batches, event_delta, event_epsilon
+from dpjax.accounting import batches, event_delta, event_epsilon, rdp
 from dpjax.accounting.epsilon import AccountingError
 from dpjax.accounting.events import NON_PRIVATE, Relation, take_apart
 from dpjax.accounting.grids.grid import Grid
@@ -339,6 +339,40 @@ def test_the_swapped_pair_is_accounted_for_on_its_own_grid():
 def test_a_large_delta_is_answered(delta):
     event = WITH(100, 5, GAUSSIAN(4.0))
     assert 0 <= event_epsilon(event, delta, relation=REPLACE) < 1e-3
+
+
+@pytest.mark.parametrize("counts", [1, 2, 3, 4, 1000, [4, 7, 3]])
+def test_an_epoch_on_trees_has_the_divergences_of_the_second_library(counts):
+    event = dp_accounting.SingleEpochTreeAggregationDpEvent(3.0, counts)
+    orders = [1.5, 4.0, 32.0]
+    library = dp_accounting.rdp.RdpAccountant(orders, Relation.REPLACE_SPECIAL)
+    parts = batches.rewritten([(event, 5)], Relation.REPLACE_SPECIAL)
+    found = rdp.divergences(parts, np.array(orders), Relation.REPLACE_SPECIAL)
+    np.testing.assert_allclose(found, library.compose(event, 5).rdp, rtol=1e-12)
+
+
+def test_another_example_moves_the_sums_of_a_tree_twice_as_far():
+    once, twice = (
+        event_epsilon(
+            dp_accounting.SingleEpochTreeAggregationDpEvent(noise, 100),
+            1e-5,
+            relation=relation,
+        )
+        for noise, relation in (
+            (4.0, Relation.REPLACE_SPECIAL),
+            (8.0, Relation.REPLACE_ONE),
+        )
+    )
+    assert once == pytest.approx(float(twice), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("noise", "counts"), [(-1.0, 4), (0.0, 4), (1.0, 0), (1.0, []), (1.0, 1.5)]
+)
+def test_trees_out_of_range_are_refused(noise, counts):
+    event = dp_accounting.SingleEpochTreeAggregationDpEvent(noise, counts)
+    with pytest.raises((ValueError, TypeError), match="SingleEpochTree"):
+        event_epsilon(event, 1e-5, relation=Relation.REPLACE_SPECIAL)
 
 
 def test_other_events_are_none_of_these():

@@ -17,6 +17,7 @@ from dpjax.accounting import (
     exact,
     exact_epsilon,
     pld_epsilon,
+    rdp,
     rdp_epsilon,
 )
 from dpjax.accounting.events import Relation, take_apart
@@ -157,6 +158,7 @@ def test_segments_that_differ_by_nothing_are_one_segment():
         (0.05, 0.5, 1, 1e-5),
         (1.0, 0.5, 10, 0.999),
         (1e-3, 1 - 1e-9, 30, 1e-5),
+        (1.0, 1e-12, 10**9, 1e-300),
     ],
 )
 @pytest.mark.parametrize("relation", [ADD, REPLACE])
@@ -170,6 +172,29 @@ def test_hostile_settings_give_a_bound_or_a_typed_error(
     plain = dp_accounting.GaussianDpEvent(noise / math.sqrt(steps))
     unsampled = event_epsilon(plain, delta, relation=relation)
     assert 0 <= epsilon <= unsampled * (1 + 1e-9)
+    bound = rdp.epsilon(take_apart(sampled(noise, rate, steps)), delta, relation)
+    assert epsilon <= bound * (1 + 1e-9) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "steps", "epsilon"),
+    [
+        (0.02, 0.1, 200, 0.0),
+        (0.02, 0.1, 2, 1e4),
+        (0.06, 0.5, 2, 1e4),
+        (1.0, 0.1, 2, 1e4),
+        (1.0, 0.999, 200, 1e4),
+        (1e4, 1e-4, 10**5, 0.5),
+        (1e4, 0.1, 2, 0.5),
+        (1e4, 0.5, 10**5, 50.0),
+        (1e-3, 1e-4, 200, 50.0),
+    ],
+)
+def test_hostile_settings_have_a_delta(noise, rate, steps, epsilon):
+    delta = event_delta(sampled(noise, rate, steps), epsilon)
+    plain = dp_accounting.GaussianDpEvent(noise / math.sqrt(steps))
+    assert 0 <= delta <= min(1.0, event_delta(plain, epsilon) * (1 + 1e-6) + 1e-240)
+    assert -math.inf <= delta.log <= 0
 
 
 @pytest.mark.parametrize("relation", [ADD, REPLACE])

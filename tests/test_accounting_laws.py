@@ -10,7 +10,14 @@ from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpjax.accounting import AccountingError, event_delta, event_epsilon, events, rdp
+from dpjax.accounting import (
+    AccountingError,
+    event_curve,
+    event_delta,
+    event_epsilon,
+    events,
+    rdp,
+)
 from dpjax.accounting.events import Relation
 
 GAUSSIAN = dp_accounting.GaussianDpEvent
@@ -65,10 +72,11 @@ ACCEPTED = {
     for accountant in ("exact", "pld", "rdp")
 }
 for _relation in (ADD, ZERO):
-    for _name in ("exact", "pld"):
-        ACCEPTED[_relation, _name] += LIBRARY
-    ACCEPTED[_relation, "rdp"] += ("Laplace", "zCDP")
-ACCEPTED[ZERO, "rdp"] += ("tree",)
+    ACCEPTED[_relation, "exact"] += (*LIBRARY, "zCDP")
+    ACCEPTED[_relation, "pld"] += LIBRARY
+    ACCEPTED[_relation, "rdp"] += ("Laplace", "sampled Laplace", "zCDP")
+for _relation, _name in itertools.product((ZERO, REPLACE), ("exact", "pld", "rdp")):
+    ACCEPTED[_relation, _name] += ("tree",)
 
 ALL = [
     (accountant, relation, name)
@@ -124,7 +132,7 @@ def test_a_count_is_self_composition_of_the_second_librarys_losses(name):
     assert found == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["Laplace", "zCDP", "tree"])
+@pytest.mark.parametrize("name", ["Laplace", "sampled Laplace", "zCDP"])
 def test_renyi_divergences_of_a_count_are_so_many_times_those_of_one(name):
     orders = np.array([1.5, 4.0, 50.0])
     once, often = (
@@ -132,6 +140,18 @@ def test_renyi_divergences_of_a_count_are_so_many_times_those_of_one(name):
         for n in (1, 7)
     )
     np.testing.assert_allclose(often, 7 * once, rtol=1e-12)
+
+
+def test_what_has_no_loss_distribution_is_answered_by_its_renyi_bound():
+    event = COMPOSED([EVENTS["zCDP"], EVENTS["Poisson"]])
+    found = event_epsilon(event, DELTA)
+    assert found.method == "rdp"
+    assert found == event_epsilon(event, DELTA, accountant="rdp")
+    assert event_delta(event, found) == pytest.approx(DELTA, rel=1e-6)
+    curve = event_curve(event, DELTA, steps=[0, 1, 5])
+    assert curve[1] == pytest.approx(float(found), rel=1e-6)
+    with pytest.raises(AccountingError, match="ZCDpEvent"):
+        event_epsilon(event, DELTA, accountant="pld")
 
 
 class ExponentialMechanismDpEvent(dp_accounting.DpEvent):

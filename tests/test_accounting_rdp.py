@@ -146,7 +146,6 @@ def test_a_delta_beyond_the_total_variation_distance_costs_nothing():
     [
         dp_accounting.LaplaceDpEvent(2.0),
         dp_accounting.ZCDpEvent(0.1),
-        dp_accounting.SingleEpochTreeAggregationDpEvent(3.0, [4, 4]),
     ],
 )
 def test_other_events_cost_what_the_library_says_and_more_when_repeated(event):
@@ -155,6 +154,28 @@ def test_other_events_cost_what_the_library_says_and_more_when_repeated(event):
     once, thrice = (rdp.epsilon([(event, n)], 1e-5, ZERO) for n in (1, 3))
     assert 0.98 * bound <= once <= bound * (1 + 1e-9)  # Among fewer orders.
     assert thrice > 1.2 * once
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.3])
+@pytest.mark.parametrize("noise", [0.01, 0.5, 20.0])
+def test_sampled_laplace_noise_costs_at_most_its_largest_loss(rate, noise):
+    event = dp_accounting.PoissonSampledDpEvent(
+        rate, dp_accounting.LaplaceDpEvent(noise)
+    )
+    # The losses themselves, on a fine grid; the mean of e^((a - 1) loss) under P.
+    x = np.linspace(-40 * noise, 1 + 40 * noise, 2_000_001)
+    zero = np.exp(-abs(x) / noise) / (2 * noise)
+    p = (1 - rate) * zero + rate * np.exp(-abs(x - 1) / noise) / (2 * noise)
+    losses = np.log(p) - np.log(zero)
+    orders = np.array([1.5, 3.0, 30.0])
+    found = rdp.divergences([(event, 1)], orders, ADD)
+    for order, bound in zip(orders, found, strict=True):
+        log_terms = np.log(zero) + order * losses
+        top = log_terms.max()
+        total = top + np.log(np.exp(log_terms - top).sum() * (x[1] - x[0]))
+        assert total / (order - 1) <= bound + 1e-4
+    largest = rdp.divergences([(event, 1)], np.array([1e6]), ADD)[0]
+    assert largest == pytest.approx(losses.max(), rel=1e-3)
 
 
 def test_small_divergences_of_other_events_are_not_rounded_down():
@@ -179,7 +200,7 @@ def test_gaussian_and_other_events_add_up():
     [
         (
             dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.LaplaceDpEvent(1.0)),
-            ADD,
+            REPLACE,
         ),
         (dp_accounting.dp_event.MixtureOfGaussiansDpEvent(1.0, [1.0], [1.0]), REPLACE),
         (dp_accounting.LaplaceDpEvent(1.0), REPLACE),

@@ -91,6 +91,7 @@ def test_one_task_moves_the_clipped_sum_by_at_most_the_clip_norm(drawn, params):
         np.testing.assert_allclose(norm, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_private_weights_adapt_better_than_untrained_ones(params):
     mechanism = SMALL.mechanism(2000, 100, l2_norm_clip=1.0)
     held_out = private_maml.tasks(jax.random.key(3), 200)

@@ -155,6 +155,18 @@ def test_verdict_states_utility_both_epsilons_and_delta(tmp_path):
     assert "unfinished" not in text.lower()
 
 
+def test_an_epsilon_that_is_no_guarantee_is_quoted_as_such(tmp_path):
+    folder = write_run(tmp_path)
+    assert "not a guarantee" not in read_page(folder).text
+    path = folder / "summary.json"
+    quoted = "epsilon 0.4707 at delta 0.0001 if it were so: not a guarantee"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"not_a_guarantee": quoted})
+    )
+    text = read_page(folder).text
+    assert f"without regard to that: {quoted}." in text
+
+
 def test_page_says_what_the_epsilon_means(tmp_path):
     text = read_page(write_run(tmp_path)).text
     # e^2.9712 = 19.5153...; (19.5153 + 1e-4) / 20.5153 = 0.951260...

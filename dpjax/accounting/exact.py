@@ -1,23 +1,28 @@
 """The exact accountant: the true epsilon of Gaussian releases, with an error bar.
 
 The transform of the privacy loss is inverted along a contour; a single step has a
-closed form; where the contour is weak, the accountant of privacy loss distributions
-answers, and `.method` says so.
+closed form; where the contour is weak, or something else than Gaussian noise was added,
+the accountant of privacy loss distributions answers, and where that has no sound number
+the Renyi accountant; `.method` says so.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
-from dpjax.accounting import pld
+from dpjax.accounting import inversion, pld, rdp
 from dpjax.accounting.contours import contour, ladder, one_step, step_curve
 from dpjax.accounting.contours.quadrature import TooManyNodesError
 from dpjax.accounting.contours.saddle import Side, WeakContourError
-from dpjax.accounting.epsilon import Delta, Epsilon
+from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Parts, Relation
 
 _WEAK = (WeakContourError, TooManyNodesError)
+
+_Answer = TypeVar("_Answer")
 
 
 def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
@@ -30,6 +35,7 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     | Gaussian, some sampled       | contour         | "exact"   | estimated  |
     | the same, contour weak       | `pld.epsilon`   | as there  | as there   |
     | others                       | `pld.epsilon`   | "pld"     | as there   |
+    | others without a sound PLD   | `rdp.epsilon`   | "rdp"     | unknown    |
 
     Args:
       parts: what was released, from `events.take_apart`.
@@ -45,7 +51,7 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
       differential privacy.
     """
     if not pld.is_gaussian(parts):
-        return pld.epsilon(parts, delta, relation)
+        return _first_sound(pld.epsilon, rdp.epsilon, parts, delta, relation)
     if not pld.is_sampled(parts):
         plain = pld.epsilon(parts, delta, relation)
         return Epsilon(plain, error=plain.error, method="exact")
@@ -75,7 +81,7 @@ def delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
       AccountingError: there is no sound account of a part under `relation`.
     """
     if not pld.is_gaussian(parts):
-        return pld.delta(parts, epsilon, relation)
+        return _first_sound(pld.delta, _rdp_delta, parts, epsilon, relation)
     both = sides(parts, relation)
     if both[0].counts.sum() == 1:
         pair = both[0].pairs[0]
@@ -94,8 +100,9 @@ def curve(
 ) -> np.ndarray:
     """Return epsilon after each number of `steps`, one step releasing `parts`."""
     if not (pld.is_gaussian(parts) and pld.is_sampled(parts)):
-        return pld.curve(parts, delta, relation, steps)
+        return _first_sound(pld.curve, rdp.curve, parts, delta, relation, steps)
 
+    @functools.cache
     def single(number: float) -> float:
         scaled = [(part, int(number) * count) for part, count in parts]
         return epsilon(scaled, delta, relation)
@@ -121,11 +128,28 @@ def sides(parts: Parts, relation: Relation) -> list[Side]:
     ]
 
 
+def _first_sound(
+    first: Callable[..., _Answer], second: Callable[..., _Answer], *args: Any
+) -> _Answer:
+    """Return the answer of the first accountant, or of the second where it has none."""
+    try:
+        return first(*args)
+    except AccountingError as error:
+        try:
+            return second(*args)
+        except AccountingError:
+            raise error from None
+
+
+def _rdp_delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
+    return inversion.invert(rdp.epsilon, parts, epsilon, relation)
+
+
 def _without_contour(parts: Parts, delta: float, relation: Relation) -> Epsilon:
-    """Return what the PLD accountant says, at most the epsilon without sampling."""
+    """Return the least of the PLD bound, that without sampling, and the Renyi bound."""
     plain = [(getattr(part, "event", part), count) for part, count in parts]
     bounds = [pld.epsilon(some, delta, relation) for some in (parts, plain)]
-    return min(bounds)
+    return min(*bounds, rdp.epsilon(parts, delta, relation))
 
 
 def _worse(both: Sequence[Side], delta: float) -> tuple[float, float]:

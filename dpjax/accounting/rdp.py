@@ -33,7 +33,6 @@ _CURVE_ORDERS = 4096
 
 _LIBRARY_EVENTS = (
     dp_accounting.LaplaceDpEvent,
-    dp_accounting.SingleEpochTreeAggregationDpEvent,
     dp_accounting.ZCDpEvent,
 )
 """Events beside the Gaussian ones whose count dp_accounting takes into account."""
@@ -230,6 +229,8 @@ def _other_divergences(
         laws = batches.mixture_laws(part)
     if laws is not None:
         return revealed.divergences(laws, orders)
+    if _is_sampled_laplace(part) and relation != Relation.REPLACE_ONE:
+        return _pure_divergences(part, orders)
     if relation == Relation.REPLACE_ONE or not isinstance(part, _LIBRARY_EVENTS):
         what = f"an event that the RDP accountant can account for under {relation.name}"
         _check.fail(what, "event", part, AccountingError)
@@ -242,3 +243,24 @@ def _other_divergences(
             f"{error}"
         ) from error
     return np.maximum(found, 0.0) + _LIBRARY_ROUNDING / (orders - 1)
+
+
+def _is_sampled_laplace(part: Event) -> bool:
+    return isinstance(part, dp_accounting.PoissonSampledDpEvent) and isinstance(
+        part.event, dp_accounting.LaplaceDpEvent
+    )
+
+
+def _pure_divergences(
+    part: dp_accounting.PoissonSampledDpEvent, orders: np.ndarray
+) -> np.ndarray:
+    """Return bounds that hold for any release of the same largest loss.
+
+    Sampling at rate q makes of a largest loss e the one of log(1 + q (exp(e) - 1)), and
+    a divergence of order a is at most e and at most a e^2 / 2 (Bun and Steinke 2016,
+    Concentrated differential privacy, proposition 3.3).
+    """
+    loss = 1 / part.event.noise_multiplier
+    log_excess = loss + math.log(-math.expm1(-loss))
+    sampled = np.logaddexp(0.0, math.log(part.sampling_probability) + log_excess)
+    return np.minimum(sampled, orders * sampled**2 / 2) * (1 + _ROUNDING)

@@ -119,6 +119,7 @@ def _privacy(run: Run, outcome: Outcome) -> dict[str, Any]:
         "factor": words.likelihood_factor(outcome.epsilon),
         "guess": page.percent_up(words.guessing_bound(outcome.epsilon, delta)),
         "epsilon_chart": run_charts.epsilon_chart(run),
+        "quoted": (run.summary or {}).get("not_a_guarantee"),
     }
 
 

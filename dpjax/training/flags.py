@@ -31,7 +31,10 @@ _ONLY_WITH = {
     "momentum": ("optimizer", "momentum"),
     "weight_decay": ("optimizer", "adamw"),
     "warmup_steps": ("schedule", "warmup"),
+    "max_batch_size": ("sampling", "truncated_poisson"),
+    "period": ("sampling", "cyclic_poisson"),
 }
+_NEEDED = ("max_batch_size", "period")
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -103,6 +106,8 @@ def read_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:
     for name, (other, word) in _ONLY_WITH.items():
         fits = value[name] is None or value[other] == word
         _require(fits, f"--{name} only with --{other}={word}")
+        there = name not in _NEEDED or value[other] != word or value[name] is not None
+        _require(there, f"--{name} with --{other}={word}")
     _require(not value["resume"] or value["run_dir"], "--run_dir with --resume")
     return Options(**value)
 
@@ -164,9 +169,19 @@ _FLAGS: tuple[_Flag, ...] = (
     _float("max_epsilon", "Stop before the step that would pass this epsilon."),
     _enum(
         "sampling",
-        SAMPLERS,
-        "Poisson (amplified), or shuffled epochs (no amplification).",
+        tuple(SAMPLERS),
+        "How examples enter a step. deterministic and shuffle: no amplification.",
         default="poisson",
+    ),
+    _integer(
+        "max_batch_size",
+        "For --sampling=truncated_poisson: examples of a step that are kept.",
+        lower_bound=1,
+    ),
+    _integer(
+        "period",
+        "For --sampling=cyclic_poisson: groups of examples that take turns.",
+        lower_bound=1,
     ),
     _integer("batch_size", "Expected number of examples a step.", lower_bound=1),
     _float("epochs", "Passes over the data; or give --steps."),

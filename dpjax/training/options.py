@@ -9,13 +9,24 @@ import optax
 
 from dpjax import _check, sampling
 from dpjax.mechanism import DPSGD, NonPrivate
+from dpjax.sampling import Sampler
 from dpjax.training.checkpoints import Checkpointing
 from dpjax.training.request import Logging
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "warmup")
 ENGINES = ("auto", "bookkeeping", "vmap")
-SAMPLERS = ("poisson", "shuffle")
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "poisson": sampling.Poisson,
+    "truncated_poisson": sampling.TruncatedPoisson,
+    "cyclic_poisson": sampling.CyclicPoisson,
+    "fixed_size": sampling.FixedSize,
+    "fixed_size_with_replacement": sampling.FixedSizeWithReplacement,
+    "deterministic": sampling.Deterministic,
+    "shuffle": sampling.ShuffledEpochs,
+}
+"""The samplers by the words of --sampling."""
 
 
 class FlagError(ValueError):
@@ -36,6 +47,8 @@ class Options:
     delta: float | None
     max_epsilon: float | None
     sampling: str
+    max_batch_size: int | None
+    period: int | None
     batch_size: int
     epochs: float | None
     steps: int | None
@@ -80,6 +93,12 @@ class Options:
         epochs = self.epochs or 0.0
         return math.ceil(epochs * num_examples / self.batch_size)
 
+    def sampler(self) -> Sampler:
+        """Return what draws the batches."""
+        options = {"max_batch_size": self.max_batch_size, "period": self.period}
+        given = {name: n for name, n in options.items() if n is not None}
+        return SAMPLERS[self.sampling](**given)
+
     def mechanism(self, num_examples: int) -> DPSGD | NonPrivate:
         """Return the mechanism for a data set, its noise solved for if need be.
 
@@ -95,12 +114,11 @@ class Options:
                 f"Expected --batch_size of at most the {num_examples} examples, got "
                 f"--batch_size={self.batch_size}."
             )
-        is_poisson = self.sampling == "poisson"
         batches: dict[str, Any] = {
             "num_examples": num_examples,
             "expected_batch_size": self.batch_size,
             "num_steps": self.num_steps(num_examples),
-            "sampler": sampling.Poisson() if is_poisson else sampling.ShuffledEpochs(),
+            "sampler": self.sampler(),
         }
         if not self.private:
             return NonPrivate(**batches)

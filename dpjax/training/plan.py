@@ -31,6 +31,8 @@ class Plan:
       step: one step; see `step.make_step`.
       last_step: steps that the budget pays for.
       epsilon: for each logged step, epsilon by accountant.
+      quoted: the epsilon that Poisson samples would have, in words that say that it is
+        no guarantee, where batches are something else; None where there is none.
       ledger: what all steps spend.
       config: the object of config.json.
       private: the object of private.json.
@@ -43,6 +45,7 @@ class Plan:
     step: Callable[..., Any]
     last_step: int
     epsilon: dict[int, dict[str, float]]
+    quoted: str | None
     ledger: accounting.PrivacyLedger
     config: dict[str, Any]
     private: dict[str, Any]
@@ -78,6 +81,7 @@ def make_plan(request: Request) -> Plan:
         step=step,
         last_step=last_step,
         epsilon=_epsilon(request, last_step),
+        quoted=_quoted(request, last_step),
         ledger=_ledger(request, last_step),
         config=_files.json_copy(identity.public_identity(request, data)),
         private=identity.private_identity(request, data, key_words),
@@ -142,3 +146,12 @@ def _epsilon(request: Request, last_step: int) -> dict[int, dict[str, float]]:
     if request.delta is None:
         return {step: {} for step in logged}
     return budget.epsilon_table(request.mechanism, request.delta, logged)
+
+
+def _quoted(request: Request, last_step: int) -> str | None:
+    mechanism = request.mechanism
+    if isinstance(mechanism, NonPrivate) or request.delta is None:
+        return None
+    if mechanism.is_poisson:
+        return None
+    return str(mechanism.epsilon_if_poisson(request.delta, step=last_step))

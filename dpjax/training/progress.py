@@ -121,6 +121,8 @@ def closing_lines(
             f"{epsilon['rdp']}) at delta {summary['delta']:g} after "
             f"{summary['steps']} steps"
         )
+    if summary["not_a_guarantee"]:
+        lines.append(f"Only for comparison: {summary['not_a_guarantee']}.")
     lines.append(f"neighbouring relation: {mechanism['neighboring_relation']}")
     lines.append(f"sampling: {mechanism['sampler_statement']}")
     if summary["non_finite_examples"]:

@@ -66,6 +66,7 @@ def make_result(state: TrainState, records: Journal) -> FitResult:
             "steps": plan.last_step,
             "epsilon": epsilon,
             "delta": request.delta,
+            "not_a_guarantee": plan.quoted,
             "public": last["public"] if last else {},
             "non_finite_examples": int(state.non_finite),
             "elapsed_seconds": records.elapsed_seconds,

@@ -80,7 +80,9 @@ class Table(NamedTuple):
         of which n = 0 is wanted. The others are positive, and at n = 1 or n = -1 at
         most e^(K(u) - u epsilon - |u - t| A), for any u above t, or from 0 to t.
         """
-        excess = (chernoff + digits) / np.abs(self.tilts - self.tilts[index] + 1e-300)
+        with np.errstate(over="ignore"):
+            apart = np.abs(self.tilts - self.tilts[index] + 1e-300)
+            excess = (chernoff + digits) / apart
         above = excess[:, index + 1 :].min(axis=1)
         return np.maximum(above, excess[:, :index].min(axis=1))
 

@@ -115,8 +115,10 @@ def draw(
 
     Raises:
       WeakContourError, TooManyNodesError: that takes more than `most` nodes, or too
-        many at one of them.
+        many at one of them, or there is no such span.
     """
+    if not 0 < span < math.inf:
+        raise WeakContourError
     step = 2 * math.pi / span
     line = Line(tilt, step, np.zeros(0), None, 0.0)
     size, chunk = 0, _CHUNK

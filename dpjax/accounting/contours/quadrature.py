@@ -161,6 +161,9 @@ def _scan(
     log_terms += log_density(pair, x)
     peak = float(log_terms.max())
     kept = np.flatnonzero(log_terms > peak - _DIGITS)
+    if not kept.size:
+        # Infinite, or nothing at all: losses beyond what floats hold.
+        raise TooManyNodesError
     return x[max(kept[0] - 1, 0) : kept[-1] + 2], peak
 
 

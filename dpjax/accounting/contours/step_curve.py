@@ -16,10 +16,14 @@ from dpjax.accounting.contours.saddle import Side, WeakContourError
 _STRETCH = 1.6
 """How far one contour is stretched over numbers of steps."""
 
-_POINTS = 25
+_POINTS, _FEWEST = 25, 8
+"""Along a contour that is good at fewer points, numbers nearer to its own are tried."""
 
-_WEAK_STRETCH, _WEAK_FEW = 1.25, 8
-"""Where a number costs much, one serves, as an upper bound, those a little below it."""
+_FEW = 2
+"""So few numbers are not worth a contour of their own."""
+
+_WEAK_STRETCH = 1.25
+"""Without a contour one number serves, as an upper bound, those a little below it."""
 
 
 def upper(
@@ -49,10 +53,10 @@ def upper(
     while left.any():
         rows = np.flatnonzero(left)
         rows = rows[steps[rows] <= _STRETCH * steps[rows[0]]]
-        try:
-            found = _along_one_contour(side, steps[rows], delta, guess)
-        except (WeakContourError, TooManyNodesError):
-            rows, found = _without_contour(steps, rows, single)
+        if rows.size <= _FEW:
+            rows, found = rows[:1], np.array([single(steps[rows[0]])])
+        else:
+            rows, found = _together(side, steps, rows, delta, guess, single)
         good = np.isfinite(found)
         values[rows[good]] = np.maximum(values[rows[good]], found[good])
         left[rows[good]] = False
@@ -60,12 +64,26 @@ def upper(
     return values
 
 
+def _together(
+    side: Side,
+    steps: np.ndarray,
+    rows: np.ndarray,
+    delta: float,
+    guess: float | None,
+    single: Callable[[float], float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and upper bounds there."""
+    try:
+        return rows, _along_one_contour(side, steps[rows], delta, guess)
+    except (WeakContourError, TooManyNodesError):
+        rows = rows[steps[rows] <= _WEAK_STRETCH * steps[rows[0]]]
+        return rows, np.full(rows.size, single(steps[rows[-1]]))
+
+
 def _along_one_contour(
     side: Side, steps: np.ndarray, delta: float, guess: float | None
 ) -> np.ndarray:
     """Return epsilons, rounded up by their errors; NaN where there is none."""
-    if steps[0] * side.counts.sum() == 1:
-        raise WeakContourError
     if steps.size <= _POINTS:
         answers = contour.solve(side, steps, delta, guess)
         return answers.values + answers.errors
@@ -76,10 +94,10 @@ def _along_one_contour(
     answers = contour.solve(side, steps[chosen], delta, guess)
     good = np.isfinite(answers.errors)
     last = int(np.argmin(good)) if not good.all() else good.size
-    if last < 8:
-        return np.where(
-            steps == steps[0], answers.values[0] + answers.errors[0], np.nan
-        )
+    if last < _FEWEST:
+        near = int(chosen[max(last - 1, 1)])
+        found = _along_one_contour(side, steps[:near], delta, answers.values[0])
+        return np.append(found, np.full(steps.size - near, np.nan))
     x, y = logs[chosen[:last]], answers.values[:last]
     fine = _interpolate(x, y, logs)
     coarse = _interpolate(x[::2], y[::2], logs)
@@ -90,13 +108,3 @@ def _along_one_contour(
 
 def _interpolate(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.asarray(interpolate.BarycentricInterpolator(x, y)(at))
-
-
-def _without_contour(
-    steps: np.ndarray, rows: np.ndarray, single: Callable[[float], float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and upper bounds there."""
-    if rows.size <= _WEAK_FEW:
-        return rows[:1], np.array([single(steps[rows[0]])])
-    rows = rows[steps[rows] <= _WEAK_STRETCH * steps[rows[0]]]
-    return rows, np.full(rows.size, single(steps[rows[-1]]))
