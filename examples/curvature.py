@@ -8,9 +8,8 @@ curvature.html in the run folder, its numbers curvature.json.
 
 import functools
 import pathlib
-import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import curvature_probe
 import curvature_step
@@ -23,6 +22,7 @@ import numpy as np
 import scattering
 import train
 from absl import app, flags, logging
+from endings import end
 
 from dpjax import report, training
 from dpjax.curvature import Private, Public
@@ -72,7 +72,7 @@ def parse(
         if flag_values["run_dir"].value is None:
             raise training.FlagError("Expected --run_dir, got none.")
     except (flags.Error, training.FlagError) as error:
-        _end(error, 2)
+        end("curvature.py", error)
     return rest
 
 
@@ -181,17 +181,11 @@ def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     try:
         print(f"page: {write(flag_values)}")
     except training.CheckpointError as error:
-        _end(error, 1)
+        end("curvature.py", error, 1)
     except (data.DataError, ValueError, TypeError) as error:
-        _end(error, 2)
+        end("curvature.py", error)
     except KeyboardInterrupt:
-        _end("interrupted", 130)
-
-
-def _end(error: object, code: int) -> NoReturn:
-    """Say in one line why the script ends."""
-    print("curvature.py:", " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(code)
+        end("curvature.py", "interrupted", 130)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-import pathlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
 import optax
 from absl import app, flags, logging
+from endings import end
 
 import dpjax
 from dpjax import training
@@ -151,7 +150,7 @@ def parse(
         if len(rest) > 1:
             raise training.FlagError(f"Expected flags alone, got {rest[1]!r}.")
     except (flags.Error, ValueError) as error:
-        _end(argv[0], error)
+        end(argv[0], error)
     return rest
 
 
@@ -166,7 +165,7 @@ def run(
     try:
         print(describe(Settings(**given)))
     except (ValueError, OSError) as error:
-        _end(script, error)
+        end(script, error)
 
 
 def start(describe: Callable[[Settings], str], defaults: Settings) -> None:
@@ -178,10 +177,3 @@ def start(describe: Callable[[Settings], str], defaults: Settings) -> None:
 
     define_flags(defaults)
     app.run(main, flags_parser=parse)
-
-
-def _end(script: str, error: object) -> NoReturn:
-    """Say in one line why a script ends."""
-    name = pathlib.Path(script).name
-    print(f"{name}:", " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(2)

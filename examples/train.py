@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import augment
 import curvature_probe
@@ -24,6 +24,7 @@ import optax
 import presets
 import scattering
 from absl import app, flags, logging
+from endings import end
 
 from dpjax import report, training
 from dpjax.noise import keys
@@ -93,7 +94,7 @@ def parse(
         training.read_flags(flag_values)
         _check_model(flag_values)
     except (flags.Error, ValueError, TypeError, OSError) as error:
-        _end(error, 2)
+        end("train.py", error)
     return rest
 
 
@@ -224,17 +225,11 @@ def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         result = train(flag_values)
         print(f"report: {report.write_run_report(result.run_dir)}")
     except (training.CheckpointError, training.WriteError) as error:
-        _end(error, 1)
+        end("train.py", error, 1)
     except (data.DataError, ValueError) as error:
-        _end(error, 2)
+        end("train.py", error)
     except KeyboardInterrupt:
-        _end("interrupted", 130)
-
-
-def _end(error: object, code: int) -> NoReturn:
-    """Say in one line why the script ends."""
-    print("train.py:", " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(code)
+        end("train.py", "interrupted", 130)
 
 
 def main(argv: Sequence[str]) -> None:
