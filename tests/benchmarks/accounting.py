@@ -32,7 +32,10 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     own: dict[str, Any] = {"flag_values": flag_values}
     text = f"Columns, beside exact. Any of: {', '.join(EVERYONE)}."
     flags.DEFINE_list("accountants", list(EVERYONE), text, **own)
-    text = f"Tables to measure. Any of: {', '.join(accounting_tasks.PARTS)}."
+    text = (
+        f"Tables to measure, any of: {', '.join(accounting_tasks.PARTS)}. The others "
+        "stay as they were measured last."
+    )
     flags.DEFINE_list("parts", list(accounting_tasks.PARTS), text, **own)
     text = "Interpreter that has Opacus."
     flags.DEFINE_string("opacus_python", None, text, **own)
@@ -80,10 +83,10 @@ def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
             )
             for name, command in commands.items()
         }
-        for part in accounting_tasks.PARTS:
-            chosen = part in flag_values.parts
-            run[part] = accounting_tasks.PARTS[part](clients, options) if chosen else []
-    return run
+        for part in flag_values.parts:
+            run[part] = accounting_tasks.PARTS[part](clients, options)
+    kept = read_results() or {}
+    return {part: kept.get(part, []) for part in accounting_tasks.PARTS} | run
 
 
 def read_results() -> dict[str, Any] | None:
