@@ -70,7 +70,8 @@ class Rough(NamedTuple):
 
     def moments(self, tilts: np.ndarray) -> np.ndarray:
         """Return K at all `tilts`."""
-        return np.array([self.cumulants(tilt)[0] for tilt in tilts])
+        values = tilting.log_moments(self.losses, self.log_weights, self.counts, tilts)
+        return values + 0.5 * self.variance * tilts * (tilts + 1)
 
 
 def rough(side: Side, region: Region) -> Rough:
