@@ -2,6 +2,7 @@
 
 from dpjax import (
     accounting,
+    auditing,
     clipping,
     curvature,
     diagnostics,
@@ -58,6 +59,7 @@ __all__ = [
     "Private",
     "Public",
     "accounting",
+    "auditing",
     "calibrate_noise_multiplier",
     "calibrate_num_steps",
     "check_example_independence",

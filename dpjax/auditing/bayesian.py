@@ -13,9 +13,7 @@ from dpjax.auditing.rates import Counts
 _MOST = 100.0
 """Beyond this many nats the interval has no end."""
 
-_NODES, _WEIGHTS = np.array([0.5, 0.0])[:, None] + 0.5 * np.stack(
-    np.polynomial.legendre.leggauss(2000)
-)
+_NUM_NODES = 400
 
 
 def credible_interval(
@@ -78,14 +76,17 @@ def posterior(counts: Counts, delta: float, epsilon: float) -> float:
     """Return the probability that (epsilon, delta)-DP allows the two rates."""
     true, num_in, false, num_out = counts
     missed = stats.beta(0.5 + num_in - true, 0.5 + true)
-    rates, growth = _false_positive_rates(false, num_out), math.exp(epsilon)
+    rates, weights = _false_positive_rates(false, num_out)
+    growth = math.exp(epsilon)
     low = np.maximum((1 - delta - rates) / growth, 1 - delta - growth * rates)
     high = np.minimum(1 - (rates - delta) / growth, growth * (1 - rates) + delta)
     allowed = missed.cdf(high.clip(0, 1)) - missed.cdf(low.clip(0, 1))
-    return float(_WEIGHTS @ allowed.clip(min=0))
+    return float(weights @ allowed.clip(min=0))
 
 
 @functools.lru_cache(maxsize=8)
-def _false_positive_rates(false: int, num_out: int) -> np.ndarray:
-    """Return the rate at nodes of its own distribution function."""
-    return stats.beta(0.5 + false, 0.5 + num_out - false).ppf(_NODES)
+def _false_positive_rates(false: int, num_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a quadrature over the rate: nodes of its quantiles, and their weights."""
+    nodes, weights = np.polynomial.legendre.leggauss(_NUM_NODES)
+    law = stats.beta(0.5 + false, 0.5 + num_out - false)
+    return law.ppf(0.5 + 0.5 * nodes), 0.5 * weights
