@@ -8,7 +8,7 @@ import dp_accounting
 import numpy as np
 
 from dpjax import _check
-from dpjax.accounting import batches, certified, events, exact, inversion, pld, rdp
+from dpjax.accounting import batches, certified, events, exact, pld, rdp
 from dpjax.accounting.epsilon import Delta, Epsilon
 
 
@@ -28,14 +28,10 @@ class Accountant(NamedTuple):
     delta: Callable[[events.Parts, float, events.Relation], Delta]
 
 
-def _rdp_delta(parts: events.Parts, epsilon: float, relation: events.Relation) -> Delta:
-    return inversion.invert(rdp.epsilon, parts, epsilon, relation)
-
-
 _ACCOUNTANTS = {
     "exact": Accountant(exact.epsilon, exact.curve, exact.delta),
     "pld": Accountant(pld.epsilon, pld.curve, pld.delta),
-    "rdp": Accountant(rdp.epsilon, rdp.curve, _rdp_delta),
+    "rdp": Accountant(rdp.epsilon, rdp.curve, exact.rdp_delta),
     "certified": Accountant(certified.epsilon, certified.curve, certified.delta),
 }
 

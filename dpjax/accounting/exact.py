@@ -81,7 +81,7 @@ def delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
       AccountingError: there is no sound account of a part under `relation`.
     """
     if not pld.is_gaussian(parts):
-        return _first_sound(pld.delta, _rdp_delta, parts, epsilon, relation)
+        return _first_sound(pld.delta, rdp_delta, parts, epsilon, relation)
     both = sides(parts, relation)
     if both[0].counts.sum() == 1:
         pair = both[0].pairs[0]
@@ -141,7 +141,8 @@ def _first_sound(
             raise error from None
 
 
-def _rdp_delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
+def rdp_delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
+    """Return a delta at which the Renyi accountant says at most `epsilon`."""
     return inversion.invert(rdp.epsilon, parts, epsilon, relation)
 
 
