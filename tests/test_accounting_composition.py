@@ -58,6 +58,37 @@ def test_composition_agrees_with_direct_convolution(side):
     assert direct_delta(epsilon) <= delta
 
 
+@pytest.mark.parametrize("side", [0, 1], ids=["removed", "added"])
+@pytest.mark.parametrize("about", [1e-2, 1e-6], ids=["right", "too small"])
+def test_delta_agrees_with_direct_convolution(side, about):
+    pair, interval, epsilon = SampledGaussian(0.8, 0.2), 0.01, 1.5
+    law = grid_laws(pair, interval, TAIL)[side]
+    masses, lowest = law.masses, 5 * law.lowest
+    for _ in range(4):
+        masses = np.convolve(masses, law.masses)
+    losses = interval * (lowest + np.arange(masses.size))
+    direct = -np.expm1(np.minimum(0, epsilon - losses)) @ masses
+    window = find_window([pair.nodes(TAIL)[side]], [5], about)
+    log_delta = composition.log_delta(
+        [law], [5], window, interval=interval, delta=about, epsilon=epsilon
+    )
+    assert direct <= math.exp(log_delta) <= direct * (1 + 1e-5) + 1e-5 * about
+
+
+def test_an_epsilon_below_the_window_is_found():
+    # Large losses, which are rare, draw the window above what the delta asks for.
+    pair, delta = SampledGaussian(1.23, 5.8e-5), 8e-5
+    epsilons = [
+        compose([pair], [count], 1e-6, delta, side)
+        for side in (0, 1)
+        for count in (5, 9, 20, 80)
+    ]
+    assert epsilons[:4] == sorted(epsilons[:4])
+    assert epsilons[4:] == sorted(epsilons[4:])
+    assert epsilons[0] == epsilons[4] == 0.0
+    assert 0 < epsilons[2] < 5e-5
+
+
 def test_a_coarser_grid_never_gives_less():
     pair = SampledGaussian(1.0, 0.01)
     epsilons = [compose([pair], [300], h, 1e-5) for h in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)]

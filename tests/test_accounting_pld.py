@@ -40,6 +40,16 @@ def test_error_covers_what_the_grid_adds(case):
     assert epsilon.error <= 6e-4 * epsilon
 
 
+@pytest.mark.parametrize("case", CASES[::3], ids=IDS[::3])
+def test_delta_at_epsilon_is_not_below_the_truth_and_next_to_it(case):
+    delta = pld.delta(take_apart(event(case)), case["epsilon"], ADD)
+    slack = case["epsilon"] * (2e-4 + case["uncertainty"])
+    later = pld.delta(take_apart(event(case)), case["epsilon"] + slack, ADD)
+    assert later <= case["delta"] * (1 + 1e-5)
+    assert delta >= case["delta"] * (1 - 1e-5) or case["uncertainty"] > 1e-9
+    assert delta.method == "pld"
+
+
 @pytest.mark.parametrize(
     ("noise", "rate", "steps", "relation"),
     [

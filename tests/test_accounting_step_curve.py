@@ -16,8 +16,13 @@ def single(number):
     return float(exact_epsilon(num_steps=int(number), **STEP))
 
 
+def without_contour(numbers):
+    return np.array([single(number) for number in numbers])
+
+
 def curve(steps):
-    return step_curve.upper(SIDE, steps, 1e-5, np.zeros(steps.size), single)
+    known = np.zeros(steps.size)
+    return step_curve.upper(SIDE, steps, 1e-5, known, single, without_contour)
 
 
 def test_interpolated_epsilons_are_the_exact_ones():
@@ -44,25 +49,46 @@ def test_a_contour_serves_many_numbers_of_steps(monkeypatch):
 def test_values_known_to_be_larger_stay():
     steps = np.array([10.0, 100.0])
     known = np.array([50.0, 50.0])
-    assert step_curve.upper(SIDE, steps, 1e-5, known, single).tolist() == [50.0, 50.0]
+    values = step_curve.upper(SIDE, steps, 1e-5, known, single, without_contour)
+    assert values.tolist() == [50.0, 50.0]
 
 
-def test_steps_without_a_contour_are_bounded_by_later_ones(monkeypatch):
-    def weak(*_args):
-        raise WeakContourError
+def weak(*_args):
+    raise WeakContourError
 
+
+@pytest.mark.parametrize("zeros", [0, 130])
+def test_steps_without_a_contour_are_interpolated_and_rounded_up(monkeypatch, zeros):
     monkeypatch.setattr(contour, "solve", weak)
     asked = []
 
-    def costly(number):
-        asked.append(number)
-        return number
+    def costly(numbers):
+        asked.extend(numbers)
+        return np.sqrt(np.maximum(numbers - zeros, 0.0))
 
-    steps = np.arange(100.0, 140.0)
-    values = step_curve.upper(SIDE, steps, 1e-5, np.zeros(steps.size), costly)
-    assert (values >= steps).all()
-    assert (values <= 1.25 * steps).all()
-    assert len(asked) < 12
+    steps = np.arange(100.0, 5000.0)
+    known = np.zeros(steps.size)
+    values = step_curve.upper(SIDE, steps, 1e-5, known, weak, costly)
+    truth = np.sqrt(np.maximum(steps - zeros, 0.0))
+    assert (values >= truth * (1 - 1e-9)).all()
+    assert (np.diff(values) >= 0).all()
+    assert (values[2000:] <= 1.01 * truth[2000:]).all()
+    if not zeros:
+        assert values == pytest.approx(truth, rel=1e-3)
+    assert len(asked) < 40
+
+
+def test_values_next_to_nothing_are_bounded_by_later_ones(monkeypatch):
+    monkeypatch.setattr(contour, "solve", weak)
+
+    def costly(numbers):
+        return np.where(numbers < 1590, 0.0, 1.0)
+
+    steps = np.arange(100.0, 1600.0)
+    known = np.zeros(steps.size)
+    values = step_curve.upper(SIDE, steps, 1e-5, known, weak, costly)
+    assert (values >= costly(steps)).all()
+    assert values[0] == 0.0
 
 
 @pytest.mark.parametrize("steps", [[], [0.0]])

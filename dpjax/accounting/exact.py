@@ -55,18 +55,10 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     if not pld.is_sampled(parts):
         plain = pld.epsilon(parts, delta, relation)
         return Epsilon(plain, error=plain.error, method="exact")
-    pairs = [pld.pair(part, relation) for part, _ in parts]
-    counts = np.array([count for _, count in parts], dtype=float)
-    if sum(n * pair.distance for pair, n in zip(pairs, counts, strict=True)) <= delta:
-        return Epsilon(0.0, error=0.0, method="exact")
-    if counts.sum() == 1:
-        value, slack = one_step.epsilon(pairs[0], delta)
-        return Epsilon(value + slack, error=2 * slack, method="exact")
     try:
-        value, slack = _worse(sides(parts, relation), delta)
+        return _of_sampled(parts, delta, relation)
     except _WEAK:
         return _without_contour(parts, delta, relation)
-    return Epsilon(max(0.0, value + slack), error=2 * slack, method="exact")
 
 
 def delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
@@ -105,13 +97,16 @@ def curve(
     @functools.cache
     def single(number: float) -> float:
         scaled = [(part, int(number) * count) for part, count in parts]
-        return epsilon(scaled, delta, relation)
+        return _of_sampled(scaled, delta, relation)
+
+    def without_contour(numbers: np.ndarray) -> np.ndarray:
+        return _curve_without_contour(parts, delta, relation, numbers)
 
     numbers = np.array(steps, dtype=float)
     unique = np.unique(numbers[numbers > 0])
     values = np.zeros(unique.size)
     for side in sides(parts, relation):
-        values = step_curve.upper(side, unique, delta, values, single)
+        values = step_curve.upper(side, unique, delta, values, single, without_contour)
     result = np.zeros(numbers.size)
     result[numbers > 0] = values[np.searchsorted(unique, numbers[numbers > 0])]
     return result
@@ -146,11 +141,48 @@ def rdp_delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
     return inversion.invert(rdp.epsilon, parts, epsilon, relation)
 
 
+def _of_sampled(parts: Parts, delta: float, relation: Relation) -> Epsilon:
+    """Return the epsilon of Gaussian parts of which some are sampled.
+
+    Raises:
+      WeakContourError, TooManyNodesError: there is no good contour.
+    """
+    pairs = [pld.pair(part, relation) for part, _ in parts]
+    counts = np.array([count for _, count in parts], dtype=float)
+    if sum(n * pair.distance for pair, n in zip(pairs, counts, strict=True)) <= delta:
+        return Epsilon(0.0, error=0.0, method="exact")
+    if counts.sum() == 1:
+        value, slack = one_step.epsilon(pairs[0], delta)
+    else:
+        value, slack = _worse(sides(parts, relation), delta)
+    return Epsilon(max(0.0, value + slack), error=2 * slack, method="exact")
+
+
 def _without_contour(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return the least of the PLD bound, that without sampling, and the Renyi bound."""
-    plain = [(getattr(part, "event", part), count) for part, count in parts]
-    bounds = [pld.epsilon(some, delta, relation) for some in (parts, plain)]
+    bounds = [pld.epsilon(some, delta, relation) for some in (parts, _plain(parts))]
     return min(*bounds, rdp.epsilon(parts, delta, relation))
+
+
+def _curve_without_contour(
+    parts: Parts, delta: float, relation: Relation, numbers: np.ndarray
+) -> np.ndarray:
+    """Return the same after several numbers of steps, one step releasing `parts`."""
+    steps = [int(number) for number in numbers]
+    curves = [
+        pld.curve(some, delta, relation, steps) for some in (parts, _plain(parts))
+    ]
+    values = np.minimum(*curves)
+    # The Renyi bound is the least, if ever, where a grid is too coarse.
+    ends = rdp.curve(parts, delta, relation, [steps[0], steps[-1]])
+    if (ends > values[[0, -1]]).all():
+        return values
+    return np.minimum(values, rdp.curve(parts, delta, relation, steps))
+
+
+def _plain(parts: Parts) -> Parts:
+    """Return `parts` without their sampling."""
+    return [(getattr(part, "event", part), count) for part, count in parts]
 
 
 def _worse(both: Sequence[Side], delta: float) -> tuple[float, float]:

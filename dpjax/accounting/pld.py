@@ -26,6 +26,12 @@ _LEAST_NOISE = 1 / 16
 
 _MOST_STEPS = 10**10
 
+_LEAST_DELTA, _MOST_DELTA = 1e-250, 0.999
+"""Between these, deltas are looked for on a grid."""
+
+_ROUNDS = 8
+"""A grid for a bound tells delta well enough to choose a better one: two will do."""
+
 _GAUSSIAN = dp_accounting.GaussianDpEvent
 
 _LIBRARY_INTERVAL = 1e-4
@@ -112,8 +118,38 @@ def curve(
 
 
 def delta(parts: Parts, epsilon_wanted: float, relation: Relation) -> Delta:
-    """Return an upper bound on the delta of `parts` at an epsilon."""
-    return invert(epsilon, parts, epsilon_wanted, relation)
+    """Return an upper bound on the delta of `parts` at an epsilon.
+
+    A grid is chosen for a first bound, and again for the delta that it says, until that
+    is what it was chosen for.
+    """
+    plain = is_gaussian(parts) and not is_sampled(parts)
+    if plain or not (_has_laws(parts, relation) and fits_a_grid(parts)):
+        return invert(epsilon, parts, epsilon_wanted, relation)
+    pairs = [_laws(part, relation) for part, _ in parts]
+    counts = [count for _, count in parts]
+    least = _first_log_delta(parts, epsilon_wanted, relation)
+    for _ in range(_ROUNDS):
+        about = math.exp(least)
+        if about < _LEAST_DELTA:
+            break
+        grid = Grid.choose(pairs, counts, about)
+        found = grid.log_delta(grid.laws(), counts, epsilon_wanted, about)
+        settled = found > least - 1
+        least = min(least, found)
+        if settled:
+            break
+    return Delta(least, method="pld")
+
+
+def _first_log_delta(parts: Parts, epsilon_wanted: float, relation: Relation) -> float:
+    """Return a bound on the logarithm of delta."""
+    distance = sum(count * _laws(part, relation).distance for part, count in parts)
+    least = math.log(min(distance, _MOST_DELTA))
+    try:
+        return min(least, rdp.delta(parts, epsilon_wanted, relation).log)
+    except AccountingError:
+        return least
 
 
 def is_gaussian(parts: Parts) -> bool:

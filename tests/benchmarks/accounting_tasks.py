@@ -31,6 +31,9 @@ SHOWN = (
 CALIBRATIONS = ("typ-1.0-0.004-15000", "pub-de2022-imagenet-eps8")
 """Cases whose noise multiplier is to be found from their epsilon."""
 
+CURVES = ((1.0, 0.004), (0.7, 0.001))
+"""Noise and rate. The second is sampled too rarely for contours at first."""
+
 GRIDS = ("library_pld", "prv")
 """Peers whose grid can be refined."""
 
@@ -94,10 +97,11 @@ def jobs(clients: Clients, options: Options) -> list[dict[str, Any]]:
         title = f"noise multiplier {noise:g} from its epsilon, q = {rate:.4g}"
         rows.append(_job(title, "noise", question, noise, clients))
     size = 10 if options.quick else 10_000
-    question = {"noise": 1.0, "sampling_prob": 0.004, "delta": 1e-5}
-    question["steps"] = list(range(1, size + 1))
-    title = f"epsilon after each of {size:,} steps"
-    rows.append(_job(title, "curve", question, None, clients))
+    for noise, rate in CURVES[: 1 if options.quick else 2]:
+        question = {"noise": noise, "sampling_prob": rate, "delta": 1e-5}
+        question["steps"] = list(range(1, size + 1))
+        title = f"epsilon after each of {size:,} steps, noise {noise:g}, q = {rate:g}"
+        rows.append(_job(title, "curve", question, None, clients))
     size = 10 if options.quick else 1000
     segments = [(1 + i / 1000, 0.01, 1) for i in range(size)]
     question = {"segments": segments, "delta": 1e-5}

@@ -32,7 +32,7 @@ _LEFT_OUT = 28.0
 """Losses of e^-28 of delta are left out at the top: 7e-13 of it."""
 
 _ULP = 2.0**-52
-_ROUNDS = 12
+_ROUNDS = 6
 _NEWTON_STEPS = 60
 
 

@@ -27,6 +27,9 @@ _SERIES_TERMS = np.arange(2, 20)
 
 _LARGEST_EXPONENT = 600.0
 
+_MOST_TERMS = 2**25
+"""Exponentials that are worth their time: some milliseconds."""
+
 
 class Moments(NamedTuple):
     """Moments of one loss at the same arguments: (n,) complex each.
@@ -57,7 +60,7 @@ def moments(
       region: which outputs are left out, and which make up the part.
 
     Raises:
-      TooManyNodesError: the integrand turns too often.
+      TooManyNodesError: the integrand turns too often for so many arguments.
     """
     w = real + 1j * imaginary
     if pair.sampling_prob == 1:
@@ -66,6 +69,8 @@ def moments(
         return Moments(quadratic, np.zeros_like(w), 2.0**-52 * largest)
     highest = float(np.abs(imaginary).max())
     x, step = quadrature.nodes(pair, real, highest, region)
+    if x.size * w.size > _MOST_TERMS:
+        raise quadrature.TooManyNodesError
     log_weights = quadrature.log_density(pair, x) + math.log(step)
     losses, log_kept = pair.loss(x), region.log_kept(pair, x)
     near = np.abs(losses) * math.hypot(real, highest) < _SERIES_REACH

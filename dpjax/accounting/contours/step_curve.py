@@ -16,14 +16,15 @@ from dpjax.accounting.contours.saddle import Side, WeakContourError
 _STRETCH = 1.6
 """How far one contour is stretched over numbers of steps."""
 
-_POINTS, _FEWEST = 25, 8
+_POINTS, _FEWEST = 17, 8
 """Along a contour that is good at fewer points, numbers nearer to its own are tried."""
 
 _FEW = 2
 """So few numbers are not worth a contour of their own."""
 
-_WEAK_STRETCH = 1.25
-"""Without a contour one number serves, as an upper bound, those a little below it."""
+_WEAK_STRETCHES, _WEAK_POINTS = (16.0, 16.0, 1000.0), (7, 7, 11)
+"""How far numbers without a contour are interpolated, and between how many: at first,
+and where there is no contour beyond that either."""
 
 
 def upper(
@@ -32,6 +33,7 @@ def upper(
     delta: float,
     known: np.ndarray,
     single: Callable[[float], float],
+    without_contour: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Return upper bounds on epsilon in one direction, or `known` where that is larger.
 
@@ -40,7 +42,8 @@ def upper(
       steps: (n,) numbers of steps, at least 1, in increasing order.
       delta: in (0, 1).
       known: (n,) lower bounds on what is asked for.
-      single: the epsilon of a number of steps, for those without a good contour.
+      single: the epsilon of a number of steps; raises as `contour.solve` does.
+      without_contour: the epsilons of several, for those without a good contour.
     """
     values = known.copy()
     if not steps.size:
@@ -49,35 +52,49 @@ def upper(
     left = distance * steps > delta
     if known.any():
         left &= ladder.bounds(side, steps, delta) > values
-    guess = None
+    guess, weak = None, 0
     while left.any():
         rows = np.flatnonzero(left)
-        rows = rows[steps[rows] <= _STRETCH * steps[rows[0]]]
-        if rows.size <= _FEW:
-            rows, found = rows[:1], np.array([single(steps[rows[0]])])
-        else:
-            rows, found = _together(side, steps, rows, delta, guess, single)
+        ratios = steps[rows] / steps[rows[0]]
+        near = rows[ratios <= _STRETCH]
+        try:
+            if near.size <= _FEW:
+                near, found = near[:1], np.array([single(steps[near[0]])])
+            else:
+                found = _along_one_contour(side, steps[near], delta, guess)
+            rows = near
+        except (WeakContourError, TooManyNodesError):
+            rows = rows[ratios <= _WEAK_STRETCHES[weak]]
+            found = _between(steps[rows], _WEAK_POINTS[weak], without_contour)
+            weak = min(weak + 1, len(_WEAK_POINTS) - 1)
         good = np.isfinite(found)
         values[rows[good]] = np.maximum(values[rows[good]], found[good])
         left[rows[good]] = False
         guess = float(found[good][-1])
-    return values
+    # A step more never costs less.
+    return np.minimum.accumulate(values[::-1])[::-1]
 
 
-def _together(
-    side: Side,
-    steps: np.ndarray,
-    rows: np.ndarray,
-    delta: float,
-    guess: float | None,
-    single: Callable[[float], float],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and upper bounds there."""
-    try:
-        return rows, _along_one_contour(side, steps[rows], delta, guess)
-    except (WeakContourError, TooManyNodesError):
-        rows = rows[steps[rows] <= _WEAK_STRETCH * steps[rows[0]]]
-        return rows, np.full(rows.size, single(steps[rows[-1]]))
+def _between(
+    steps: np.ndarray, points: int, epsilons: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Return `epsilons` interpolated between a few of the steps, rounded up.
+
+    A step more never costs less: where the interpolation is too coarse, the next of
+    the few is a bound.
+    """
+    if steps.size <= points:
+        return epsilons(steps)
+    logs = np.log(steps)
+    chosen = _spread(logs, points)
+    at_chosen = epsilons(steps[chosen])
+    result = at_chosen[np.searchsorted(chosen, np.arange(steps.size))]
+    used, y = chosen[at_chosen > 0], at_chosen[at_chosen > 0]
+    if used.size > points // 2:
+        rows = slice(used[0], None)
+        values, errors = _interpolated(logs[used], np.log(y), logs[rows])
+        result[rows] = np.minimum(result[rows], np.exp(values + errors))
+    return result
 
 
 def _along_one_contour(
@@ -88,9 +105,7 @@ def _along_one_contour(
         answers = contour.solve(side, steps, delta, guess)
         return answers.values + answers.errors
     logs = np.log(steps)
-    ideal = 0.5 - 0.5 * np.cos(np.pi * np.arange(_POINTS) / (_POINTS - 1))
-    chosen = np.searchsorted(logs, logs[0] + ideal * (logs[-1] - logs[0]) - 1e-9)
-    chosen = np.unique(np.minimum(chosen, steps.size - 1))
+    chosen = _spread(logs, _POINTS)
     answers = contour.solve(side, steps[chosen], delta, guess)
     good = np.isfinite(answers.errors)
     last = int(np.argmin(good)) if not good.all() else good.size
@@ -98,13 +113,26 @@ def _along_one_contour(
         near = int(chosen[max(last - 1, 1)])
         found = _along_one_contour(side, steps[:near], delta, answers.values[0])
         return np.append(found, np.full(steps.size - near, np.nan))
-    x, y = logs[chosen[:last]], answers.values[:last]
-    fine = _interpolate(x, y, logs)
-    coarse = _interpolate(x[::2], y[::2], logs)
+    used = chosen[:last]
+    values, errors = _interpolated(logs[used], answers.values[:last], logs)
+    errors += answers.errors[:last].max()
     within = np.arange(steps.size) <= chosen[last - 1 - (last - 1) % 2]
-    errors = np.abs(fine - coarse) + answers.errors[:last].max()
-    return np.where(within, fine + errors, np.nan)
+    return np.where(within, values + errors, np.nan)
 
 
-def _interpolate(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
-    return np.asarray(interpolate.BarycentricInterpolator(x, y)(at))
+def _spread(logs: np.ndarray, points: int) -> np.ndarray:
+    """Return indices of about as many of `logs`, as Chebyshev's points are spread."""
+    ideal = 0.5 - 0.5 * np.cos(np.pi * np.arange(points) / (points - 1))
+    wanted = logs[0] + ideal * (logs[-1] - logs[0]) - 1e-9
+    return np.unique(np.minimum(np.searchsorted(logs, wanted), logs.size - 1))
+
+
+def _interpolated(
+    x: np.ndarray, y: np.ndarray, at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return values, and how far they are from those of half of the points."""
+    fine, coarse = (
+        np.asarray(interpolate.BarycentricInterpolator(x[::stride], y[::stride])(at))
+        for stride in (1, 2)
+    )
+    return fine, np.abs(fine - coarse)

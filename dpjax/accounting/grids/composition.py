@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import fft, signal
+from scipy import fft, signal, special
 
 from dpjax.accounting.grids.window import Window
 from dpjax.accounting.laws.privacy_loss import LossLaw
@@ -49,19 +49,63 @@ def epsilon(
     Guarantee: not below the exact value of the composition. Rounding, of relative size
     2^-52 a loss, and the window are paid for by asking for a slightly smaller delta.
     """
-    infinite = sum(n * law.infinity for law, n in zip(laws, counts, strict=True))
-    budget = delta * (1 - _PRICE - window.rounding) - infinite
+    budget = delta * (1 - _PRICE - window.rounding) - _infinite(laws, counts)
     if budget <= 0:
         return math.inf
+    offsets, masses, log_scale = _total(laws, counts, window, interval)
+    log_budget = math.log(budget) - log_scale
+    relative = _solve(offsets, interval, masses, window.tilt, log_budget)
+    if relative < offsets[0] and window.low > 0:
+        # It is below the window, which a rare large loss has drawn upwards.
+        lower = window._replace(low=2 * window.low - window.high)
+        return epsilon(laws, counts, lower, interval=interval, delta=delta)
+    return max(0.0, window.bound + relative)
+
+
+def log_delta(
+    laws: Sequence[LossLaw],
+    counts: Sequence[int],
+    window: Window,
+    *,
+    interval: float,
+    delta: float,
+    epsilon: float,
+) -> float:
+    """Return the logarithm of the delta at `epsilon` of the composition of `laws`.
+
+    The arguments are those of `epsilon`, with a window for about the right `delta`.
+
+    Guarantee: not below the exact value. Rounding and the window are paid for by a
+    share of `delta`.
+    """
+    window = window._replace(low=min(window.low, epsilon - interval))
+    offsets, masses, log_scale = _total(laws, counts, window, interval)
+    above = offsets - (epsilon - window.bound)
+    paying = (above > 0) & (masses > 0)
+    logs = np.log(masses[paying]) - window.tilt * offsets[paying]
+    logs += np.log(-np.expm1(-above[paying]))
+    price = delta * (_PRICE + window.rounding) + _infinite(laws, counts)
+    return float(special.logsumexp([*(logs + log_scale), math.log(price)]))
+
+
+def _infinite(laws: Sequence[LossLaw], counts: Sequence[int]) -> float:
+    return sum(n * law.infinity for law, n in zip(laws, counts, strict=True))
+
+
+def _total(
+    laws: Sequence[LossLaw], counts: Sequence[int], window: Window, interval: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the law of the total in the window: offsets, tilted masses, and scale.
+
+    Offsets are losses less the bound; masses times e^(scale - tilt offset) are the law.
+    """
     first = math.floor(window.low / interval) - 1
     size = math.ceil(window.high / interval) + 2 - first
     size = fft.next_fast_len(max(size, *(law.masses.size for law in laws)), real=True)
     tilt = window.tilt
     masses, log_scale = _convolve(laws, counts, tilt * interval, first, size)
     offsets = interval * (first + np.arange(size)) - window.bound
-    log_budget = math.log(budget) - log_scale + tilt * window.bound
-    relative = _solve(offsets, interval, masses, tilt, log_budget)
-    return max(0.0, window.bound + relative)
+    return offsets, masses, log_scale - tilt * window.bound
 
 
 def _convolve(

@@ -112,6 +112,28 @@ class Grid:
                 largest = max(largest, value)
         return largest
 
+    def log_delta(
+        self,
+        laws: list[list[privacy_loss.LossLaw]],
+        counts: Sequence[int],
+        epsilon: float,
+        delta: float,
+    ) -> float:
+        """Return the logarithm of the delta at `epsilon`, which is about `delta`.
+
+        Args:
+          laws: what `laws()` returns.
+          counts: one per pair, at least 1.
+          epsilon: at least 0.
+          delta: what the grid was chosen for.
+        """
+        return max(
+            composition.log_delta(
+                side, counts, view, interval=self.interval, delta=delta, epsilon=epsilon
+            )
+            for side, view in zip(laws, self.windows(counts, delta), strict=True)
+        )
+
     def _directions(self, both: Sequence[tuple[_T, _T]]) -> list[list[_T]]:
         """Turn (removed, added) of each release around; one row where both agree."""
         removed = [side for side, _ in both]
