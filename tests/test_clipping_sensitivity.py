@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dpjax import clipping
+from dpjax.clipping import rules
 
 ENGINES = ["vmap"]
 CLIP = 0.7
@@ -67,6 +68,9 @@ CLIPS = {
     "global": CLIP,
     "per_layer": {"dense": 0.3, "out": 0.5, "scale": 0.2},
     "per_leaf": {"dense": {"w": 0.3, "b": 0.1}, "out": 0.5, "scale": 0.2},
+    "automatic": rules.Automatic(CLIP),
+    "normalised": rules.Automatic(CLIP, stability=0.0),
+    "adaptive": rules.PerSampleAdaptive(CLIP),
 }
 
 
@@ -86,6 +90,9 @@ def compiled(clip, engine, microbatch_size):
         ("per_layer", "float32", 3),
         ("per_leaf", "bfloat16", None),
         ("global", "float16", 4),
+        ("automatic", "float32", 3),
+        ("normalised", "float16", None),
+        ("adaptive", "bfloat16", None),
     ],
 )
 @pytest.mark.parametrize("engine", ENGINES)

@@ -21,6 +21,7 @@ from released import assert_normal, flat
 
 import dpjax
 from dpjax import clipping, noise, optimizers, sampling
+from dpjax.clipping import rules
 from dpjax.mechanism import DPSGD
 from dpjax.optimizers import privacy_spent, segments
 
@@ -193,6 +194,12 @@ RELEASES = {
     "injected schedules": lambda: released(injected, scale=-1 / 2),
     "per layer": lambda: released(
         functools.partial(dpsgd, l2_norm_clip={"w": 0.3, "b": 0.4}), scale=-1 / 2
+    ),
+    "automatic": lambda: released(
+        functools.partial(aggregate, l2_norm_clip=rules.Automatic(CLIP_NORM))
+    ),
+    "per-sample adaptive": lambda: released(
+        functools.partial(aggregate, l2_norm_clip=rules.PerSampleAdaptive(CLIP_NORM))
     ),
     "bfloat16": low_precision,
     "ClippedGrads": lambda: released(aggregate, clipped_grad(PARAMS, GRADS)),

@@ -1,40 +1,17 @@
-"""Clipping rules: from the norms of one example's gradient to its clip factors.
-
-A rule never sees a gradient, only norms, and so it works with every engine. It promises
-one thing: with its factors applied, one example moves the sum by at most
-`rule.sensitivity`.
-"""
+"""Clip to fixed norms: of the whole gradient, or of groups of leaves."""
 
 import dataclasses
 import math
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dpjax import _check
 from dpjax.clipping import norms
+from dpjax.clipping.rules.grouping import Group
+from dpjax.clipping.rules.rule import ClippingRule, checked_clip_norm
 from dpjax.types import ArrayTree
-
-
-@runtime_checkable
-class ClippingRule(Protocol):
-    """What every rule offers; an implementation is also a registered pytree."""
-
-    @property
-    def sensitivity(self) -> float | jax.Array:
-        """L2 sensitivity of the clipped sum when one example is added or removed."""
-
-    def factors(self, leaf_norms: ArrayTree, like: ArrayTree) -> ArrayTree:
-        """Return the factor of every leaf for every example.
-
-        Args:
-          leaf_norms: norms shaped `(batch,)`, in the structure of the gradients.
-          like: one example's gradients (shapes and dtypes are looked at, no values).
-
-        Returns:
-          Factors in [0, 1] shaped `(batch,)`, in the same structure.
-        """
 
 
 @jax.tree_util.register_pytree_node_class
@@ -115,39 +92,15 @@ def as_rule(l2_norm_clip: Any) -> ClippingRule:
     leaves, groups = jax.tree.flatten(l2_norm_clip, is_leaf=lambda leaf: leaf is None)
     if not leaves:
         _check.fail("at least one clip norm", "l2_norm_clip", l2_norm_clip)
-    return NormClip(tuple(_clip_norm(leaf) for leaf in leaves), groups)
-
-
-def _clip_norm(value: Any) -> float | jax.Array:
-    if not isinstance(value, jax.Array):
-        return _check.positive("l2_norm_clip", value)
-    if value.shape != ():
-        _check.fail("a scalar", "l2_norm_clip.shape", value.shape)
-    if not _check.is_traced(value):
-        _check.positive("l2_norm_clip", value)
-    return value.astype(norms.working_dtype(value.dtype))
+    return NormClip(tuple(checked_clip_norm(leaf) for leaf in leaves), groups)
 
 
 def _group_factors(
     clip_norm: float | jax.Array, leaf_norms: ArrayTree, like: ArrayTree
 ) -> ArrayTree:
-    leaves, shapes = jax.tree.leaves(leaf_norms), jax.tree.leaves(like)
-    if not leaves:
+    group = Group.of(leaf_norms, like)
+    if group is None:
         return leaf_norms
-    stacked = jnp.stack(leaves)
-    # The factor is rounded to the dtype in which each leaf is summed.
-    dtypes = [jnp.finfo(norms.working_dtype(leaf.dtype)).dtype for leaf in shapes]
-    lowest = min((*dtypes, stacked.dtype), key=lambda dtype: dtype.itemsize)
-    num_elements = max(map(_num_reals, shapes))
-    error = norms.relative_error(num_elements, len(leaves), lowest)
-    norm = norms.euclidean_norm(stacked.T)
-    bound = clip_norm * (1 - error)
-    factor = jnp.where(norm > bound, bound / jnp.where(norm > bound, norm, 1), 1)
-    # One array for all leaves of a dtype: engines compute with it only once.
-    cast = {leaf.dtype: factor.astype(leaf.dtype) for leaf in leaves}
-    return jax.tree.map(lambda leaf: cast[leaf.dtype], leaf_norms)
-
-
-def _num_reals(leaf: Any) -> int:
-    parts = 2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1
-    return parts * math.prod(leaf.shape)
+    bound = clip_norm * (1 - group.error)
+    above = group.norm > bound
+    return group.spread(jnp.where(above, bound / jnp.where(above, group.norm, 1), 1))

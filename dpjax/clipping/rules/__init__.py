@@ -1,0 +1,20 @@
+"""Clipping rules: from the norms of one example's gradient to its clip factors.
+
+A rule never sees a gradient, only norms, and so it works with every engine. It promises
+one thing: with its factors applied, one example moves the sum by at most
+`rule.sensitivity`.
+"""
+
+from dpjax.clipping.rules.norm_clip import NormClip, as_rule
+from dpjax.clipping.rules.per_layer import per_layer_clip_norms
+from dpjax.clipping.rules.rule import ClippingRule
+from dpjax.clipping.rules.smooth import Automatic, PerSampleAdaptive
+
+__all__ = [
+    "Automatic",
+    "ClippingRule",
+    "NormClip",
+    "PerSampleAdaptive",
+    "as_rule",
+    "per_layer_clip_norms",
+]
