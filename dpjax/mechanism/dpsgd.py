@@ -77,6 +77,11 @@ class DPSGD(Batches):
         return float(rules.as_rule(self.l2_norm_clip).sensitivity)
 
     @property
+    def noise_stddev(self) -> float:
+        """Standard deviation of the noise in each value of the released average."""
+        return self._noise() * self.sensitivity / self.expected_batch_size
+
+    @property
     def neighboring_relation(self) -> dp_accounting.NeighboringRelation:
         """The relation of the guarantee: the one asked for, or the sampler's own."""
         return self._sampler.relation if self.relation is None else self.relation

@@ -6,18 +6,26 @@ from dpjax.optimizers.aggregate import (
     differentially_private_aggregate,
 )
 from dpjax.optimizers.aliases import dpadam, dpadamw, dpsgd, privatize
+from dpjax.optimizers.corrected_adam import (
+    CorrectedAdamState,
+    corrected_adam,
+    scale_by_corrected_adam,
+)
 from dpjax.optimizers.order import check_optimizer
 from dpjax.optimizers.spent import PrivacySpent, privacy_spent
 
 __all__ = [
+    "CorrectedAdamState",
     "PrivacySpent",
     "PrivateAggregateState",
     "average_gradients",
     "check_optimizer",
+    "corrected_adam",
     "differentially_private_aggregate",
     "dpadam",
     "dpadamw",
     "dpsgd",
     "privacy_spent",
     "privatize",
+    "scale_by_corrected_adam",
 ]
