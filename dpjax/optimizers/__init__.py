@@ -1,5 +1,6 @@
 """Private optimizers for optax."""
 
+from dpjax.optimizers.adaptive import AdaptiveClipState, adaptive_clip_aggregate
 from dpjax.optimizers.aggregate import (
     PrivateAggregateState,
     average_gradients,
@@ -15,9 +16,11 @@ from dpjax.optimizers.order import check_optimizer
 from dpjax.optimizers.spent import PrivacySpent, privacy_spent
 
 __all__ = [
+    "AdaptiveClipState",
     "CorrectedAdamState",
     "PrivacySpent",
     "PrivateAggregateState",
+    "adaptive_clip_aggregate",
     "average_gradients",
     "check_optimizer",
     "corrected_adam",

@@ -113,7 +113,7 @@ def differentially_private_aggregate(
     ) -> tuple[ArrayTree, PrivateAggregateState]:
         del extra_args  # meant for other members of a chain
         grads, like = clipped(updates, params, settings.rule, loss_fn, batch, mask)
-        return _release(grads, state, settings, like)
+        return release(grads, state, settings, like)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -144,22 +144,32 @@ def average_gradients(
     return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
-def _release(
+def release(
     grads: clipping.ClippedGrads,
     state: PrivateAggregateState,
     settings: Settings,
     like: ArrayTree | None,
+    *,
+    accounted: Number | None = None,
 ) -> tuple[ArrayTree, PrivateAggregateState]:
-    """Add the noise, divide by the public constant, count the step."""
-    divisor = settings.expected_batch_size
-    if divisor is None:
-        divisor = _fixed_batch_size(grads)
+    """Add the noise, divide by the public constant, count the step.
+
+    Args:
+      grads: the clipped sum.
+      state: before the step.
+      settings: of the step.
+      like: a tree that has the dtypes of the result, or None.
+      accounted: the noise multiplier of all that the step releases, where the average
+        is not all of it; None is that of the settings.
+    """
+    divisor = public_divisor(grads, settings)
     stddev = settings.noise_multiplier * grads.sensitivity
     drawn = noise.gaussian_noise(state.key, state.step, grads.sum, stddev)
     average = jax.tree.map(lambda total, z: (total + z) / divisor, grads.sum, drawn)
     sampling_prob = settings.sampling_prob
     words = segments.settings_words(
-        settings.noise_multiplier / settings.max_copies,
+        (settings.noise_multiplier if accounted is None else accounted)
+        / settings.max_copies,
         1.0 if sampling_prob is None else sampling_prob,
     )
     counted = segments.count_step(state.segments, words)
@@ -167,7 +177,10 @@ def _release(
     return _cast(average, like), new_state
 
 
-def _fixed_batch_size(grads: clipping.ClippedGrads) -> int:
+def public_divisor(grads: clipping.ClippedGrads, settings: Settings) -> Number:
+    """Return the expected batch size, or the size of a batch that is fixed."""
+    if settings.expected_batch_size is not None:
+        return settings.expected_batch_size
     if grads.batch_size is None:
         raise ValueError(
             "Expected expected_batch_size with a mask, got expected_batch_size=None. "
