@@ -74,10 +74,10 @@ def plain(tmp_path_factory):
 def test_the_probe_finds_sharpness_and_trace_at_no_cost_of_privacy():
     params = {"w": jnp.ones(3)}
     batch = Public((jnp.array([0.5, 1.5]),))
-    top, trace = curvature_probe.look(quadratic, params, batch)
-    np.testing.assert_allclose(top.values, [3.0], rtol=1e-5)
+    ends, trace = curvature_probe.look(quadratic, params, batch)
+    np.testing.assert_allclose(ends.largest, 3.0, rtol=1e-5)
     np.testing.assert_allclose([trace.value, trace.stderr], [-1.0, 0.0], atol=1e-5)
-    assert top.event == trace.event == dp_accounting.NoOpDpEvent()
+    assert ends.event == trace.event == dp_accounting.NoOpDpEvent()
 
 
 def test_the_probe_is_compiled_once():

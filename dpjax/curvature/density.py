@@ -142,7 +142,7 @@ def spectral_density(
     probes = _check.integer("num_probes", num_probes, minimum=1)
     steps = min(_check.integer("num_steps", num_steps, minimum=1), space.size)
     process = _Quadrature(space, steps)
-    probe_keys = jax.random.split(vectors.probe_key(key), probes)
+    probe_keys = jax.random.split(vectors.probe_key(key, like), probes)
     diagonals, off_diagonals = loops.run(
         process, matvec, probe_keys, batch_size=batch_size
     )

@@ -126,7 +126,7 @@ def diagonal(
     process = _Diagonal(
         vectors.space_of(like), _check.integer("num_probes", num_probes, minimum=1)
     )
-    (mean, stderr) = loops.run(process, matvec, vectors.probe_key(key)[None])
+    (mean, stderr) = loops.run(process, matvec, vectors.probe_key(key, like)[None])
     first = functools.partial(jax.tree.map, lambda leaf: leaf[0])
     return Estimate(first(mean), first(stderr), as_matvec(matvec).event)
 
@@ -155,7 +155,7 @@ def _samples(
 ) -> jax.Array:
     count = _check.integer("num_probes", num_probes, minimum=1)
     process = _Quadratic(vectors.space_of(like), statistic)
-    probe_keys = jax.random.split(vectors.probe_key(key), count)
+    probe_keys = jax.random.split(vectors.probe_key(key, like), count)
     return loops.run(process, matvec, probe_keys, batch_size=batch_size)
 
 
@@ -201,9 +201,7 @@ class _Diagonal:
 
     def init(self, argument: jax.Array) -> _Moments:
         zero = jnp.zeros((), self.space.dtype)
-        empty = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.space.like
-        )
+        empty = vectors.zero(self.space)
         return _Moments(argument, zero, zero, empty, empty)
 
     def ask(self, state: _Moments) -> ArrayTree:

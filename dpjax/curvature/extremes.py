@@ -86,7 +86,7 @@ def extreme_eigenvalues(
     steps = min(_check.integer("num_steps", num_steps, minimum=1), space.size)
     if start is not None:
         start = vectors.cast(space, "start", start)
-    _, first = krylov.begin(space, vectors.probe_key(key), start)
+    _, first = krylov.begin(space, vectors.probe_key(key, like), start)
     last = loops.run(
         _Recurrence(space, steps), matvec, jax.tree.map(lambda leaf: leaf[None], first)
     )

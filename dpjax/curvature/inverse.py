@@ -9,12 +9,11 @@ import dp_accounting
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 from scipy.sparse import linalg
 
 from dpjax import _check
-from dpjax.curvature import means, vectors
+from dpjax.curvature import means, meshes, vectors
 from dpjax.curvature.matvec import MatVec, as_matvec
 from dpjax.types import ArrayTree
 
@@ -104,11 +103,16 @@ def _solver(matvec: Callable[[ArrayTree], ArrayTree]) -> Callable[..., Any]:
 def _solve(
     matvec: MatVec, vector: ArrayTree, damping: jax.Array, tolerance: float, steps: int
 ) -> tuple[ArrayTree, jax.Array]:
+    def conjugate(product: Callable[..., ArrayTree], right: ArrayTree) -> ArrayTree:
+        cg = jax.scipy.sparse.linalg.cg
+        return cg(product, right, tol=tolerance, maxiter=steps)[0]
+
     damped = functools.partial(_damped, matvec, damping)
-    # The squares of a right-hand side that is not near one are lost in float32.
-    right, unit = vectors.split(vector)
-    value, _ = jax.scipy.sparse.linalg.cg(damped, right, tol=tolerance, maxiter=steps)
-    return _rated(value, damped(value), right, unit)
+    with meshes.context(vector):
+        # The squares of a right-hand side that is not near one are lost in float32.
+        right, unit = vectors.split(vector)
+        value = meshes.automatic(conjugate, damped, right)
+        return _rated(value, damped(value), right, unit)
 
 
 _compiled = means.exact_jit(_solve, static_argnums=(3, 4))
@@ -118,22 +122,32 @@ def _on_host(
     matvec: MatVec, vector: ArrayTree, damping: float, tolerance: float, steps: int
 ) -> tuple[ArrayTree, jax.Array]:
     right, unit = vectors.split(vector)
-    flat, unravel = ravel_pytree(right)
+    flat, unravel = ravel_pytree(jax.device_get(right))
+
+    def point(column: np.ndarray) -> ArrayTree:
+        tree = unravel(jnp.asarray(column, flat.dtype).reshape(-1))
+        return jax.device_put(tree, jax.tree.map(lambda leaf: leaf.sharding, right))
 
     def product(column: np.ndarray) -> np.ndarray:
-        point = unravel(jnp.asarray(column, flat.dtype).reshape(-1))
-        return np.asarray(ravel_pytree(_damped(matvec, damping, point))[0])
+        image = _damped(matvec, damping, point(column))
+        return np.asarray(ravel_pytree(jax.device_get(image))[0])
 
     operator = linalg.LinearOperator((flat.size,) * 2, product, dtype=flat.dtype)
     # What is not finite shows in the residual: SciPy need not warn of it.
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         value, _ = linalg.cg(operator, np.asarray(flat), rtol=tolerance, maxiter=steps)
-    solution = unravel(jnp.asarray(value, flat.dtype))
+    solution = point(value)
     return _rated(solution, _damped(matvec, damping, solution), right, unit)
 
 
 def _damped(matvec: MatVec, damping: float | jax.Array, vector: ArrayTree) -> ArrayTree:
-    product = vectors.cast(vectors.space_of(vector), "matvec(vector)", matvec(vector))
+    return _shifted(matvec(vector), damping, vector)
+
+
+@jax.jit
+def _shifted(product: ArrayTree, damping: jax.Array, vector: ArrayTree) -> ArrayTree:
+    space = vectors.space_of(vector)
+    product = vectors.placed(space, vectors.cast(space, "matvec(vector)", product))
     return jax.tree.map(
         lambda image, leaf: (image + damping * leaf).astype(leaf.dtype), product, vector
     )
@@ -144,8 +158,8 @@ def _rated(
 ) -> tuple[ArrayTree, jax.Array]:
     """Return the solution times `unit`, and |right - product| / |right|."""
     rest = jax.tree.map(jnp.subtract, right, product)
-    size = optax.tree.norm(right)
-    residual = optax.tree.norm(rest) / jnp.where(size == 0, 1, size)
+    size = vectors.length(right)
+    residual = vectors.length(rest) / jnp.where(size == 0, 1, size)
     # Conjugate gradients take NaN for an arrival, and return where they stand.
     failed = jnp.isnan(residual)
     value = vectors.scaled(value, jnp.where(failed, jnp.nan, unit))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpjax import _check
-from dpjax.curvature import loops, vectors
+from dpjax.curvature import loops, meshes, vectors
 from dpjax.curvature.matvec import as_matvec
 from dpjax.curvature.tridiagonal import Tridiagonal
 from dpjax.types import ArrayTree, KeyLike
@@ -73,7 +73,7 @@ def lanczos(
     steps = min(_check.integer("num_steps", num_steps, minimum=1), space.size)
     if start is not None:
         start = vectors.cast(space, "start", start)
-    argument = begin(space, vectors.probe_key(key), start)
+    argument = begin(space, vectors.probe_key(key, like), start)
     state = loops.run(
         Lanczos(space, steps), matvec, jax.tree.map(lambda leaf: leaf[None], argument)
     )
@@ -114,9 +114,7 @@ class Lanczos:
         """Return the state with one vector, the second part of the argument."""
         key, first = argument
         rows, dtype = self.num_products, self.space.dtype
-        empty = jax.tree.map(
-            lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), self.space.like
-        )
+        empty = jax.tree.map(functools.partial(_rows_like, rows), self.space.like)
         zeros = jnp.zeros((rows,), dtype)
         zero = jnp.zeros((), dtype)
         return State(
@@ -189,12 +187,15 @@ def begin(
     space: vectors.Space, key: jax.Array, start: ArrayTree | None
 ) -> tuple[jax.Array, ArrayTree]:
     """Return the key of what is drawn later, and the first direction."""
-    first, later = jax.random.split(key)
-    drawn = vectors.generic(space, first)
-    if start is None:
-        return later, drawn
-    zero = jnp.all(jnp.stack([jnp.all(leaf == 0) for leaf in jax.tree.leaves(start)]))
-    return later, jax.tree.map(functools.partial(jnp.where, zero), drawn, start)
+    with meshes.context(space.like):
+        first, later = jax.random.split(key)
+        drawn = vectors.generic(space, first)
+        if start is None:
+            return later, drawn
+        start = vectors.placed(space, start)
+        zeros = [jnp.all(leaf == 0) for leaf in jax.tree.leaves(start)]
+        choose = functools.partial(jnp.where, jnp.all(jnp.stack(zeros)))
+        return later, jax.tree.map(choose, drawn, start)
 
 
 def _orthogonal(
@@ -221,6 +222,14 @@ def _orthogonal(
 
 def _without(basis: ArrayTree, x: ArrayTree, weights: jax.Array) -> ArrayTree:
     return jax.tree.map(jnp.subtract, x, vectors.combination(basis, weights))
+
+
+def _rows_like(rows: int, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    zeros = jnp.zeros((rows, *leaf.shape), leaf.dtype)
+    if leaf.sharding is None:
+        return zeros
+    along = jax.P(None, *leaf.sharding.spec)
+    return meshes.placed(zeros, meshes.Sharding(leaf.sharding.mesh, along))
 
 
 def _set(basis: ArrayTree, row: int | jax.Array, vector: ArrayTree) -> ArrayTree:

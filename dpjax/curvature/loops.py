@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax import _check
-from dpjax.curvature import vectors
+from dpjax.curvature import meshes, vectors
 from dpjax.curvature.matvec import MatVec, as_matvec
 from dpjax.types import ArrayTree
 
@@ -59,7 +59,8 @@ def run(
         changed.
       arguments: pytree whose leaves have a leading axis, one entry a run.
       batch_size: how many runs to work at the same time, in as many times the memory;
-        None is one. Operators that cannot be traced always take one.
+        None is one. Operators that cannot be traced, and vectors that are split over
+        explicit axes of a mesh, always take one.
 
     Returns:
       The results, stacked on a leading axis.
@@ -92,10 +93,12 @@ def _traced(
         state, _ = jax.lax.scan(step, state, length=process.num_products)
         return process.result(state)
 
-    if _check.leading_axis("arguments", arguments) == 1:
-        only = one(jax.tree.map(lambda leaf: leaf[0], arguments))
-        return jax.tree.map(lambda leaf: leaf[None], only)
-    return jax.lax.map(one, arguments, batch_size=batch_size)
+    with meshes.context(process.space.like):
+        if _check.leading_axis("arguments", arguments) == 1:
+            only = one(jax.tree.map(lambda leaf: leaf[0], arguments))
+            return jax.tree.map(lambda leaf: leaf[None], only)
+        size = None if meshes.is_split(process.space.like) else batch_size
+        return jax.lax.map(one, arguments, batch_size=size)
 
 
 _compiled = jax.jit(_traced, static_argnums=(0, 1))
@@ -121,19 +124,23 @@ def _refuse_traced(vector: ArrayTree) -> None:
 
 
 def _checked(process: Process, product: ArrayTree) -> ArrayTree:
-    return vectors.cast(process.space, "matvec(vector)", product)
+    product = vectors.cast(process.space, "matvec(vector)", product)
+    return vectors.placed(process.space, product)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _init(process: Process, argument: Any) -> Any:
-    return process.init(argument)
+    with meshes.context(process.space.like):
+        return process.init(argument)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _ask(process: Process, state: Any) -> ArrayTree:
-    return process.ask(state)
+    with meshes.context(process.space.like):
+        return process.ask(state)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _tell(process: Process, state: Any, product: ArrayTree) -> Any:
-    return process.tell(state, _checked(process, product))
+    with meshes.context(process.space.like):
+        return process.tell(state, _checked(process, product))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax import _check, autodiff
+from dpjax.curvature import meshes
 from dpjax.curvature.matvec import MatVec
 from dpjax.curvature.sources import Source, arguments, raw_event
 from dpjax.types import ArrayTree, Params
@@ -65,10 +66,10 @@ class Mean:
             return self.total(point, direction, weight, piece, *functions)
 
         weight = 1 / _check.leading_axis("batch", batch)
+        with meshes.context((params, batch)):
+            mean = _in_pieces(total, batch, self.microbatch_size)
         return jax.tree.map(
-            lambda leaf, like: leaf.astype(wide_type(like)),
-            _in_pieces(total, batch, self.microbatch_size),
-            vector,
+            lambda leaf, like: leaf.astype(wide_type(like)), mean, vector
         )
 
 
@@ -141,6 +142,8 @@ def widened(tree: ArrayTree) -> ArrayTree:
 def in_one_precision(params: Params, vector: ArrayTree) -> tuple[Params, ArrayTree]:
     """Return both in the wider type of the two, leaf by leaf, float32 at least.
 
+    Where a mesh has explicit axes, the vector goes where the parameters are.
+
     Raises:
       ValueError: `vector` does not have the structure and shapes of `params`.
       TypeError: a vector that is not of real floating-point numbers.
@@ -150,8 +153,10 @@ def in_one_precision(params: Params, vector: ArrayTree) -> tuple[Params, ArrayTr
     types = jax.tree.map(
         lambda *leaves: jnp.promote_types(*map(wide_type, leaves)), params, vector
     )
-    return jax.tree.map(jnp.asarray, params, types), jax.tree.map(
-        jnp.asarray, vector, types
+    point = jax.tree.map(jnp.asarray, params, types)
+    vector = jax.tree.map(jnp.asarray, vector, types)
+    return point, jax.tree.map(
+        lambda leaf, like: meshes.placed(leaf, meshes.sharding_of(like)), vector, point
     )
 
 
@@ -164,17 +169,18 @@ def _in_pieces(
     num_examples = _check.leading_axis("batch", batch)
     if size is None or num_examples <= size:
         return total(batch)
-    num_pieces, rest = divmod(num_examples, size)
-    whole = num_pieces * size
-
-    def split(leaf: jax.Array) -> jax.Array:
-        return leaf[:whole].reshape(num_pieces, size, *leaf.shape[1:])
+    pieces, remainder = meshes.pieces(batch, size)
 
     def step(running: ArrayTree, piece: tuple[Any, ...]) -> tuple[ArrayTree, None]:
         return jax.tree.map(jnp.add, running, total(piece)), None
 
-    first = total(jax.tree.map(lambda leaf: leaf[whole:], batch)) if rest else None
-    if first is None:
-        shapes = jax.eval_shape(total, jax.tree.map(lambda leaf: leaf[:size], batch))
-        first = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(step, first, jax.tree.map(split, batch))[0]
+    def zero(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        zeros = jnp.zeros(leaf.shape, leaf.dtype)
+        return meshes.placed(zeros, meshes.sharding_of(leaf))
+
+    if remainder is None:
+        one = jax.tree.map(lambda leaf: leaf[0], pieces)
+        first = jax.tree.map(zero, jax.eval_shape(total, one))
+    else:
+        first = total(remainder)
+    return jax.lax.scan(step, first, pieces)[0]

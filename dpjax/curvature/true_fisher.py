@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax import _check
-from dpjax.curvature import means
+from dpjax.curvature import means, meshes
 from dpjax.curvature.ggn import ModelFn, OutputLossFn, pull_back
 from dpjax.curvature.matvec import MatVec
 from dpjax.curvature.sources import Public, Source, arguments
@@ -217,7 +217,7 @@ def _first_total(
     output_loss_fn: OutputLossFn,
 ) -> jax.Array:
     """Return the sum over classes of the first example's probabilities."""
-    first = jax.tree.map(lambda leaf: leaf[0], inputs)
+    first = jax.tree.map(lambda leaf: meshes.gathered(leaf)[0], inputs)
     output = means.widened(model_fn(means.widened(params), *first))
     targets = jnp.arange(num_classes)
     losses = means.losses(functools.partial(output_loss_fn, output), targets)
@@ -234,8 +234,9 @@ def _draw(
     key: jax.Array,
 ) -> ArrayTree:
     """Return targets `(batch, num_samples, ...)`."""
-    num_examples = jax.tree.leaves(inputs)[0].shape[0]
-    all_keys = jax.random.split(key, (num_examples, num_samples))
+    example = jax.tree.leaves(inputs)[0]
+    all_keys = jax.random.split(key, (example.shape[0], num_samples))
+    all_keys = meshes.along(all_keys, example)
     point = means.widened(params)
 
     def targets(own_keys: jax.Array, *example: Any) -> ArrayTree:
