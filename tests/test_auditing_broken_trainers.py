@@ -10,7 +10,7 @@ import pytest
 import trainer_checks
 from broken_trainers import BUGS, TRAINERS
 from scipy import stats
-from trainer_attacks import ATTACKS
+from trainer_attacks import ATTACKS, Terms
 from trainer_checks import AUDITS, CHECKS, INVARIANTS, SIGNIFICANCE
 
 END, STEPS, ONE_RUN = AUDITS
@@ -48,7 +48,7 @@ def test_each_check_catches_what_it_can_see_and_nothing_else(trainer):
 @every_bug
 def test_each_bug_has_an_audit_whose_bound_is_far_above_the_promise(bug):
     found = [verdict(bug, name) for name in AUDITS]
-    # The least is that of the realised batch, 3.2 where 2.0 is stated.
+    # The least is that of batches in turn.
     assert max(v.found / v.allowed for v in found if v.caught) > 1.5
 
 
@@ -59,8 +59,8 @@ def test_each_bug_breaks_an_invariant_of_the_release(bug):
 
 def test_the_correct_trainer_leaves_room_below_each_promise_and_is_not_overlooked():
     bounds = [verdict("correct", name) for name in AUDITS]
-    # The most is 1.2 where 2.0 is stated: the attacks do see the canary.
-    assert 0.5 < max(v.found / v.allowed for v in bounds) < 0.7
+    # The most is 3.1 where 4.4 is stated: the attacks do see the canary.
+    assert 0.5 < max(v.found / v.allowed for v in bounds) < 0.85
 
 
 def test_the_correct_trainer_releases_what_is_claimed():
@@ -91,9 +91,18 @@ def test_sampling_at_a_rate_off_by_a_fifth_would_be_found(rate):
 
 
 def test_without_a_sampler_the_attacks_on_full_batches_remain():
-    found = CHECKS[END](TRAINERS["whole data, accounted as sampled"], samples=False)
+    found = CHECKS[END](
+        TRAINERS["whole data, accounted as sampled"], Terms(samples=False)
+    )
     assert not found.caught
     assert verdict("whole data, accounted as sampled", END).where == "in a sample"
+
+
+def test_a_public_number_of_rows_makes_the_realised_batch_of_all_rows_lawful():
+    trainer, terms = TRAINERS["divided by the realised batch"], Terms(absent="null")
+    assert not CHECKS[SENSITIVITY](trainer, terms).caught
+    assert CHECKS[DIVISOR](trainer, terms) is None
+    assert CHECKS[FINITE](TRAINERS["NaN not guarded"], terms).caught
 
 
 # Seeds are not chosen.
@@ -103,7 +112,8 @@ def test_without_a_sampler_the_attacks_on_full_batches_remain():
 def test_the_correct_trainer_is_accused_no_more_often_than_stated():
     trials, level = 40, SIGNIFICANCE / len(ATTACKS)
     wrong = sum(
-        attack.bound(TRAINERS["correct"], seed=seed, significance=level) > attack.stated
+        attack.bound(TRAINERS["correct"], Terms(seed=seed), significance=level)
+        > attack.worlds.stated
         for attack in ATTACKS
         for seed in range(1000, 1000 + trials)
     )
@@ -112,14 +122,14 @@ def test_the_correct_trainer_is_accused_no_more_often_than_stated():
 
 @pytest.mark.slow
 @every_bug
-def test_each_bug_is_caught_at_every_seed(bug):
-    best = max(
-        ATTACKS,
-        key=lambda attack: (
-            attack.bound(TRAINERS[bug], seed=1, significance=0.01) / attack.stated
-        ),
-    )
-    for seed in range(2000, 2010):
+def test_each_bug_is_caught_at_every_seed_with_a_third_of_the_runs(bug):
+    def found(attack, seed):
         level = SIGNIFICANCE / len(ATTACKS)
-        bound = best.bound(TRAINERS[bug], seed=seed, significance=level)
-        assert bound > 1.2 * best.stated
+        terms = Terms(seed=seed, effort=1 / 3)
+        return (
+            attack.bound(TRAINERS[bug], terms, significance=level)
+            / attack.worlds.stated
+        )
+
+    best = max(ATTACKS, key=lambda attack: found(attack, 1))
+    assert min(found(best, seed) for seed in range(2000, 2010)) > 1.2

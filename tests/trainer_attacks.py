@@ -1,8 +1,9 @@
 """Attacks on a trainer as a black box: pairs of worlds, and what is scored in them.
 
-In one world the canary is among the examples, in the other it is not; all else is the
-same. An attack scores what many runs in both worlds released, and the scores bound
-epsilon from below: above what the plan states, the promise is broken.
+In one world the canary is among the examples; in the other it is not, or an example
+without a gradient has its place; all else is the same. An attack scores what many runs
+in both worlds released, and the scores bound epsilon from below: above what the plan
+states, the promise is broken.
 """
 
 import dataclasses
@@ -18,12 +19,12 @@ from dpjax.auditing import LowerBound, epsilon_from_scores
 from dpjax.mechanism import DPSGD
 
 ROWS = 20
-FULL = plan(4.0, rows=ROWS, steps=4)
+FULL = plan(2.0, rows=ROWS, steps=4)
 """All rows in all steps: the promise is that of a Gaussian mechanism, at any delta."""
 
-SAMPLED = plan(1.0, rows=ROWS, steps=40, batch=2)
-HALVED = plan(4.0, rows=ROWS, steps=8, batch=10)
 FEW = plan(10.0, rows=5, steps=20)
+SAMPLED = plan(1.0, rows=30, steps=60, batch=2)
+HALVED = plan(4.0, rows=ROWS, steps=8, batch=10)
 
 LARGE = 100.0
 """The norm of a canary's gradient, in clip norms."""
@@ -33,28 +34,39 @@ _NO_POWER = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class Attack:
-    """One pair of worlds, and a score that is larger where the canary is.
+class Terms:
+    """On which terms a trainer is checked.
 
     Attributes:
-        title: What the canary is.
-        sees: The model at the end, or all steps.
+        absent: What has the canary's place where it is not: nothing, or a row without a
+            gradient, when the number of rows is public.
+        samples: Whether the trainer draws batches, or takes what it is given.
+        effort: What the runs of an attack are multiplied by.
+        seed: Of the runs.
+    """
+
+    absent: Literal["removed", "null"] = "removed"
+    samples: bool = True
+    effort: float = 1.0
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Worlds:
+    """A promise, and two data sets of which one has the canary.
+
+    Attributes:
         plan: The promise.
         others: (rows, 2, width) the examples of both worlds.
         canary: (1, 2, width) the one that is in the first world only.
-        score: Released sums of steps, or of all steps when the end is seen: (runs, ...,
-            2, width) -> (runs,).
         method: Of `epsilon_from_scores`; "gdp" where the promise is a Gaussian curve.
         delta: At which epsilon is stated and bounded.
         runs: In each world.
     """
 
-    title: str
-    sees: Literal["end", "steps"]
     plan: DPSGD
     others: Array
     canary: Array
-    score: Callable[[Array], Array]
     method: str = "gdp"
     delta: float = 1e-5
     runs: int = 1500
@@ -64,27 +76,68 @@ class Attack:
         """The epsilon that the plan promises."""
         return float(self.plan.epsilon(self.delta))
 
-    def scores(self, trainer: Trainer, seed: int) -> tuple[Array, Array]:
+    def examples(self, absent: str) -> tuple[Array, Array]:
+        """Return the examples with the canary, and those without."""
+        with_it = np.concatenate([self.others, self.canary])
+        return with_it, without(self.others, self.canary, absent)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attack:
+    """A score that is larger where the canary is.
+
+    Attributes:
+        title: What the canary does.
+        sees: The model at the end, or all steps.
+        worlds: Where it is tried.
+        score: The sum of the steps, or the steps, (runs, ..., 2, width) -> (runs,).
+    """
+
+    title: str
+    sees: Literal["end", "steps"]
+    worlds: Worlds
+    score: Callable[[Array], Array]
+
+    def scores(self, trainer: Trainer, terms: Terms) -> tuple[Array, Array]:
         """Return the scores of runs with the canary, and of runs without."""
-        both = np.concatenate([self.others, self.canary])
         found = []
-        for examples, own_seed in ((both, 2 * seed), (self.others, 2 * seed + 1)):
-            steps = np.asarray(trainer(self.plan, examples, self.runs, own_seed))
-            seen = steps.sum(axis=1) if self.sees == "end" else steps
-            # Whoever sees a model that is not a number knows it.
+        for steps in released(trainer, self.worlds, terms):
             with np.errstate(invalid="ignore", over="ignore"):
+                seen = steps.sum(axis=1) if self.sees == "end" else steps
                 scores = self.score(seen)
+            # Whoever sees a model that is not a number knows it.
             found.append(np.nan_to_num(scores, nan=1e9, posinf=1e9))
         return found[0], found[1]
 
-    def bound(self, trainer: Trainer, *, seed: int, significance: float) -> LowerBound:
+    def bound(
+        self, trainer: Trainer, terms: Terms, *, significance: float
+    ) -> LowerBound:
         """Return a lower bound on the epsilon of a trainer."""
         return epsilon_from_scores(
-            *self.scores(trainer, seed),
-            delta=self.delta,
+            *self.scores(trainer, terms),
+            delta=self.worlds.delta,
             significance=significance,
-            method=self.method,
+            method=self.worlds.method,
         )
+
+
+@functools.lru_cache(maxsize=8)
+def released(trainer: Trainer, worlds: Worlds, terms: Terms) -> tuple[Array, Array]:
+    """Return the steps of many runs in either world; several attacks look at them."""
+    runs = round(terms.effort * worlds.runs)
+    examples = worlds.examples(terms.absent)
+    first, second = (
+        np.asarray(trainer(worlds.plan, each, runs, 2 * terms.seed + salt))
+        for salt, each in enumerate(examples)
+    )
+    return first, second
+
+
+def without(others: Array, canary: Array, absent: str) -> Array:
+    """Return the examples of the world without the canary."""
+    if absent == "removed":
+        return others
+    return np.concatenate([others, np.zeros_like(canary)])
 
 
 def rows(count: int, value: float = 0.0, *, layer: int = 0, width: int = 2) -> Array:
@@ -150,34 +203,26 @@ def anywhere_in_epoch(seen: Array) -> Array:
 
 def _attacks() -> tuple[Attack, ...]:
     nobody, canary = rows(ROWS - 1), rows(1, LARGE)
-    against = {"others": rows(ROWS - 1, -LARGE), "canary": canary}
-    of_two_sizes = np.concatenate([rows(2, 0.01, width=100), rows(2, LARGE, width=100)])
-    median = {"others": of_two_sizes, "canary": rows(1, LARGE, width=100)}
-    many = {"method": "clopper_pearson", "delta": 1e-2, "runs": 3000}
-    few = {"method": "gdp", "runs": 1000}
-    second = functools.partial(along, layer=1), rows(1, LARGE, layer=1)
-    end = functools.partial(Attack, sees="end")
-    steps = functools.partial(Attack, sees="steps")
-    sampled = {"plan": SAMPLED, **against, **many}
+    against = Worlds(FULL, rows(ROWS - 1, -LARGE), canary)
+    far_out = Worlds(FULL, nobody, rows(1, LARGE, layer=1))
+    not_a_number = Worlds(FULL, nobody, rows(1, np.nan))
+    two_sizes = np.concatenate([rows(2, 0.01, width=100), rows(2, LARGE, width=100)])
+    median = Worlds(FEW, two_sizes, rows(1, LARGE, width=100), runs=1000)
+    # The curves of these are not Gaussian.
+    sampled, halved = (
+        Worlds(promise, others, canary, "clopper_pearson", 1e-2, 3000)
+        for promise, others in ((SAMPLED, rows(29, -LARGE)), (HALVED, nobody))
+    )
     return (
-        end("far out", plan=FULL, others=nobody, canary=second[1], score=second[0]),
-        end("against all others", plan=FULL, **against, score=along),
-        end(
-            "NaN", plan=FULL, others=nobody, canary=rows(1, np.nan), score=is_not_finite
-        ),
-        end("moves the median", plan=FEW, **median, score=energy, **few),
-        end("in a sample", **sampled, score=along),
-        steps("moves the median", plan=FEW, **median, score=energy_of_steps, **few),
-        steps(
-            "in some steps",
-            plan=HALVED,
-            others=nobody,
-            canary=canary,
-            score=spread_of_steps,
-            **many,
-        ),
-        steps("in the last batch", **sampled, score=last_of_turn),
-        steps("in one batch an epoch", **sampled, score=anywhere_in_epoch),
+        Attack("far out", "end", far_out, functools.partial(along, layer=1)),
+        Attack("against the others", "end", against, along),
+        Attack("NaN", "end", not_a_number, is_not_finite),
+        Attack("moves the median", "end", median, energy),
+        Attack("in a sample", "end", sampled, along),
+        Attack("moves the median", "steps", median, energy_of_steps),
+        Attack("in some steps", "steps", halved, spread_of_steps),
+        Attack("in the last batch", "steps", sampled, last_of_turn),
+        Attack("in one batch an epoch", "steps", sampled, anywhere_in_epoch),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from broken_trainers import Array, Trainer, plan
 from scipy import stats
-from trainer_attacks import ATTACKS, LARGE, ROWS, Attack
+from trainer_attacks import ATTACKS, LARGE, ROWS, Attack, Terms, without
 
 from dpjax.auditing import one_run_epsilon
 
@@ -22,7 +22,10 @@ LEVEL = 1e-6
 """The same of the invariants that are statistical, each."""
 
 MULTIPLIER = 1.7
-Check = Callable[..., "Verdict"]
+USUAL = Terms()
+"""A row is there or not, and batches are drawn."""
+
+Check = Callable[..., "Verdict | None"]
 
 CANARIES = 1000
 ROUNDING = 1e-3
@@ -53,24 +56,28 @@ class Verdict:
 # Audits.
 
 
-def audit_of_end(trainer: Trainer, *, samples: bool = True) -> Verdict:
+def audit_of_end(trainer: Trainer, terms: Terms = USUAL) -> Verdict:
     """Attack the model at the end of training: bounds on epsilon, in nats."""
-    return _audit(trainer, "end", samples)
+    return _audit(trainer, terms, "end")
 
 
-def audit_of_steps(trainer: Trainer, *, samples: bool = True) -> Verdict:
+def audit_of_steps(trainer: Trainer, terms: Terms = USUAL) -> Verdict | None:
     """Attack by what the steps tell, and their sum does not."""
-    return _audit(trainer, "steps", samples)
+    return _audit(trainer, terms, "steps") if terms.samples else None
 
 
-def audit_of_one_run(trainer: Trainer, *, samples: bool = True) -> Verdict:
+def audit_of_one_run(trainer: Trainer, terms: Terms = USUAL) -> Verdict:
     """Attack one run with many canaries, each in it by a fair coin."""
     coins = np.random.default_rng(1).random(CANARIES) < 0.5
-    promise = plan(6.0, rows=CANARIES // 2, steps=4)
+    if terms.absent == "removed":
+        promise = plan(6.0, rows=CANARIES // 2, steps=4)
+    else:
+        promise = plan(6.0, rows=CANARIES, steps=4)
     # Every canary has a coordinate of its own, in either layer.
     canaries = LARGE * np.eye(CANARIES, dtype=np.float32)
     canaries = canaries.reshape(CANARIES, 2, CANARIES // 2)
-    (steps,) = np.asarray(trainer(promise, canaries[coins], 1, 5))
+    examples = without(canaries[coins], canaries[~coins], terms.absent)
+    (steps,) = np.asarray(trainer(promise, examples, 1, 5))
     order = np.argsort(np.nan_to_num(steps.sum(axis=0).ravel(), nan=1e9))
     quarter = CANARIES // 4
     right = (~coins[order[:quarter]]).sum() + coins[order[-quarter:]].sum()
@@ -86,17 +93,19 @@ def audit_of_one_run(trainer: Trainer, *, samples: bool = True) -> Verdict:
     return Verdict(bool(found > stated), float(found), stated, "many canaries")
 
 
-def _audit(trainer: Trainer, sees: str, samples: bool) -> Verdict:
+def _audit(trainer: Trainer, terms: Terms, sees: str) -> Verdict:
     return _worst(
-        _of_attack(trainer, attack, seed)
-        for seed, attack in enumerate(ATTACKS)
-        if attack.sees == sees and (samples or attack.plan.sampling_prob == 1)
+        _of_attack(trainer, attack, terms)
+        for attack in ATTACKS
+        if attack.sees == sees
+        and (terms.samples or attack.worlds.plan.sampling_prob == 1)
     )
 
 
-def _of_attack(trainer: Trainer, attack: Attack, seed: int) -> Verdict:
-    found = attack.bound(trainer, seed=seed, significance=SIGNIFICANCE / len(ATTACKS))
-    stated = attack.stated
+def _of_attack(trainer: Trainer, attack: Attack, terms: Terms) -> Verdict:
+    level = SIGNIFICANCE / len(ATTACKS)
+    found = attack.bound(trainer, terms, significance=level)
+    stated = attack.worlds.stated
     return Verdict(bool(found > stated), float(found), stated, attack.title)
 
 
@@ -108,7 +117,7 @@ def _worst(verdicts: Iterable[Verdict]) -> Verdict:
 # Invariants of the release.
 
 
-def noise(trainer: Trainer, *, samples: bool = True) -> Verdict:
+def noise(trainer: Trainer, terms: Terms = USUAL) -> Verdict:
     """Compare the noise multiplier of released noise with the plan's, step by step."""
     steps = _noise_of(trainer, ROWS, num_steps=4)[0]
     spreads = steps.reshape(len(steps), -1).std(axis=1)
@@ -119,7 +128,7 @@ def noise(trainer: Trainer, *, samples: bool = True) -> Verdict:
     return Verdict(bool(off or values < LEVEL), worst, MULTIPLIER, "noise multiplier")
 
 
-def fresh_noise(trainer: Trainer, *, samples: bool = True) -> Verdict:
+def fresh_noise(trainer: Trainer, terms: Terms = USUAL) -> Verdict:
     """Correlate the noise of steps, layers and runs with each other."""
     found = _noise_of(trainer, ROWS, num_steps=4)
     vectors = found.reshape(-1, found.shape[-1])
@@ -131,8 +140,10 @@ def fresh_noise(trainer: Trainer, *, samples: bool = True) -> Verdict:
     return Verdict(worst > most, worst, most, "correlation")
 
 
-def public_divisor(trainer: Trainer, *, samples: bool = True) -> Verdict:
-    """Compare the noise of small and large batches, in units of the plan's divisor."""
+def public_divisor(trainer: Trainer, terms: Terms = USUAL) -> Verdict | None:
+    """Compare the noise of few and of many rows, in units of the plan's divisor."""
+    if terms.absent != "removed":
+        return None  # The size of a batch of all rows is public.
     small, large = (
         float(_noise_of(trainer, count, num_steps=1).std())
         for count in (ROWS // 2, 2 * ROWS)
@@ -141,7 +152,7 @@ def public_divisor(trainer: Trainer, *, samples: bool = True) -> Verdict:
     return Verdict(abs(ratio - 1) > 0.05, ratio, 1.0, "noise of small batches")
 
 
-def sensitivity(trainer: Trainer, *, samples: bool = True) -> Verdict:
+def sensitivity(trainer: Trainer, terms: Terms = USUAL) -> Verdict:
     """Measure how far one example moves a step's sum, in clip norms."""
     first, second = np.eye(2, dtype=np.float32)[:, None, :, None] * DIRECTION
     canaries = {
@@ -152,10 +163,10 @@ def sensitivity(trainer: Trainer, *, samples: bool = True) -> Verdict:
         "small": 1e-3 * DIRECTION,
         "huge": 1e30 * DIRECTION,
     }
-    return _moved(trainer, canaries)
+    return _moved(trainer, terms, canaries)
 
 
-def finite(trainer: Trainer, *, samples: bool = True) -> Verdict:
+def finite(trainer: Trainer, terms: Terms = USUAL) -> Verdict:
     """Measure how far an example that is not finite moves a step's sum."""
     once = np.where(np.arange(16).reshape(1, 2, 8) == 3, np.inf, DIRECTION)
     canaries = {
@@ -163,14 +174,16 @@ def finite(trainer: Trainer, *, samples: bool = True) -> Verdict:
         "infinite": np.inf * DIRECTION,
         "one infinity": once.astype(np.float32),
     }
-    return _moved(trainer, canaries)
+    return _moved(trainer, terms, canaries)
 
 
-def sampling(trainer: Trainer, *, samples: bool = True) -> Verdict:
+def sampling(trainer: Trainer, terms: Terms = USUAL) -> Verdict | None:
     """Test who takes part against Poisson sampling: a p-value.
 
     The counts of an example's steps in a run, and of a step's examples, are binomial.
     """
+    if not terms.samples:
+        return None
     promise = plan(0.0, rows=ROWS, steps=50, batch=4)
     examples = np.zeros((ROWS, 2, ROWS), np.float32)
     examples[:, 0] = LARGE * np.eye(ROWS)
@@ -202,18 +215,19 @@ def _noise_of(trainer: Trainer, count: int, *, num_steps: int) -> Array:
     return np.asarray(trainer(promise, examples, 2, 4), np.float64)
 
 
-def _moved(trainer: Trainer, canaries: dict[str, Array]) -> Verdict:
+def _moved(trainer: Trainer, terms: Terms, canaries: dict[str, Array]) -> Verdict:
     """Return the most that a canary moves the sum of a step without noise."""
     silent = plan(0.0, rows=ROWS, steps=3)
     scatter = np.random.default_rng(2).normal(size=(ROWS - 1, 2, 8)).astype(np.float32)
     others = 3 * DIRECTION + 0.1 * scatter
-    without = np.asarray(trainer(silent, others, 1, 6), np.float64)
+    nobody = without(others, np.zeros_like(DIRECTION), terms.absent)
+    reference = np.asarray(trainer(silent, nobody, 1, 6), np.float64)
     verdicts = []
     for title, canary in canaries.items():
         examples = np.concatenate([others, canary])
         with_it = np.asarray(trainer(silent, examples, 1, 6), np.float64)
         with np.errstate(invalid="ignore"):
-            squares = ((with_it - without) ** 2).sum(axis=(2, 3))
+            squares = ((with_it - reference) ** 2).sum(axis=(2, 3))
         moved = np.nan_to_num(np.sqrt(squares), nan=np.inf).max()
         verdicts.append(Verdict(bool(moved > 1 + ROUNDING), float(moved), 1.0, title))
     return _worst(verdicts)
@@ -233,4 +247,3 @@ AUDITS: dict[str, Check] = {
     "one run": audit_of_one_run,
 }
 CHECKS = AUDITS | INVARIANTS
-NEEDS_SAMPLING = ("all steps", "sampling")
