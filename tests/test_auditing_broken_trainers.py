@@ -105,6 +105,18 @@ def test_a_public_number_of_rows_makes_the_realised_batch_of_all_rows_lawful():
     assert CHECKS[FINITE](TRAINERS["NaN not guarded"], terms).caught
 
 
+@pytest.mark.parametrize(
+    "bug",
+    ["batches in turn, accounted as sampled", "batches shuffled, accounted as sampled"],
+)
+def test_wrong_sampling_is_caught_where_the_number_of_rows_is_public(bug):
+    terms = Terms(absent="null")
+    found = CHECKS[STEPS](TRAINERS[bug], terms)
+    assert found.caught
+    assert found.found > 1.2 * found.allowed
+    assert not CHECKS[STEPS](TRAINERS["correct"], terms).caught
+
+
 # Seeds are not chosen.
 
 

@@ -188,17 +188,28 @@ def anywhere_in_epoch(seen: Array) -> Array:
     All others point against it. Without it, the last batch lacks one row.
     """
     per_epoch = round(1 / SAMPLED.sampling_prob)
-    full = np.full(per_epoch, -float(SAMPLED.expected_batch_size))
-    without = full + (np.arange(per_epoch) == per_epoch - 1)
-    with_it = full + 2 * np.eye(per_epoch)
-    steps = seen[:, :, 0, 0].reshape(len(seen), -1, 1, per_epoch)
-    variance = SAMPLED.noise_multiplier**2
-    fits = [
-        -((steps - means) ** 2).sum(axis=3) / (2 * variance)
-        for means in (with_it, without[None])
-    ]
-    ins = special.logsumexp(fits[0], axis=2) - np.log(per_epoch)
-    return (ins - fits[1][:, :, 0]).sum(axis=1)
+    last = np.arange(per_epoch) == per_epoch - 1
+    return _ratio(seen, 2 * np.eye(per_epoch), last[None])
+
+
+def against_its_batch(seen: Array) -> Array:
+    """Return the same where, without it, any batch of each epoch lacks one row."""
+    one_of_them = np.eye(round(1 / SAMPLED.sampling_prob))
+    return _ratio(seen, 2 * one_of_them, one_of_them)
+
+
+def _ratio(seen: Array, with_it: Array, without_it: Array) -> Array:
+    """Return log likelihood ratios of mixtures of the means of an epoch's steps.
+
+    Means are (mixed, steps an epoch), above those of batches that point one way.
+    """
+    steps = seen[:, :, 0, 0].reshape(len(seen), -1, 1, with_it.shape[1])
+    steps = steps + float(SAMPLED.expected_batch_size)
+    fits = []
+    for means in (with_it, without_it):
+        exponents = -((steps - means) ** 2).sum(axis=3) / SAMPLED.noise_multiplier**2
+        fits.append(special.logsumexp(exponents / 2, axis=2) - np.log(len(means)))
+    return (fits[0] - fits[1]).sum(axis=1)
 
 
 def _attacks() -> tuple[Attack, ...]:
@@ -223,6 +234,7 @@ def _attacks() -> tuple[Attack, ...]:
         Attack("in some steps", "steps", halved, spread_of_steps),
         Attack("in the last batch", "steps", sampled, last_of_turn),
         Attack("in one batch an epoch", "steps", sampled, anywhere_in_epoch),
+        Attack("against its batch", "steps", sampled, against_its_batch),
     )
 
 

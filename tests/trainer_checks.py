@@ -110,8 +110,10 @@ def _of_attack(trainer: Trainer, attack: Attack, terms: Terms) -> Verdict:
 
 
 def _worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the verdict that is furthest above what is promised."""
-    return max(verdicts, key=lambda verdict: verdict.found / verdict.allowed)
+    """Return the verdict furthest above the promise, with all cases that are above."""
+    ranked = sorted(verdicts, key=lambda v: v.found / v.allowed, reverse=True)
+    where = [verdict.where for verdict in ranked if verdict.caught]
+    return dataclasses.replace(ranked[0], where=", ".join(where or [ranked[0].where]))
 
 
 # Invariants of the release.
