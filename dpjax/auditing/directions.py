@@ -54,12 +54,17 @@ class Directions:
 
     def products(self, tree: ArrayTree) -> np.ndarray:
         """Return the inner products of all directions with one tree, (m,) float64."""
+        if self.canaries.direction == "dirac":
+            leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(tree)]
+            return np.concatenate(leaves)[self.positions].astype(np.float64)
 
         @jax.jit
         def all_of(tree: ArrayTree) -> jax.Array:
+            def one(number: jax.Array) -> jax.Array:
+                return self.inner(tree, number)
+
             numbers = jnp.arange(self.canaries.count)
-            each = lambda number: self.inner(tree, number)  # noqa: E731
-            return jax.lax.map(each, numbers, batch_size=_AT_ONCE)
+            return jax.lax.map(one, numbers, batch_size=_AT_ONCE)
 
         return np.asarray(all_of(tree), np.float64)
 

@@ -1,7 +1,7 @@
 """Scores of canaries: the larger, the more a canary seems to have been in."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ import numpy as np
 
 from dpjax.auditing.directions import Directions
 from dpjax.types import ArrayTree, LossFn, Params
+
+Rows = tuple[ArrayTree, ...]
 
 _AT_ONCE = 100
 
@@ -36,62 +38,53 @@ def displacement(directions: Directions, before: Params, after: Params) -> np.nd
     return first - last
 
 
-def final_losses(
-    loss_fn: LossFn, rows: tuple[ArrayTree, ...], trail: Sequence[Params]
-) -> np.ndarray:
+def final_losses(loss_fn: LossFn, rows: Rows, trail: Sequence[Params]) -> np.ndarray:
     """Return minus the loss of each canary at the last parameters, (m,)."""
-    return -losses(loss_fn, trail[-1], rows)
+    return -_each(loss_fn, rows)(trail[-1])
 
 
-def loss_drops(
-    loss_fn: LossFn, rows: tuple[ArrayTree, ...], trail: Sequence[Params]
-) -> np.ndarray:
+def loss_drops(loss_fn: LossFn, rows: Rows, trail: Sequence[Params]) -> np.ndarray:
     """Return the first loss of each canary less the mean of the later ones, (m,)."""
-    first, *later = (losses(loss_fn, params, rows) for params in trail)
+    losses = _each(loss_fn, rows)
+    first, *later = (losses(params) for params in trail)
     return first - np.mean(later, axis=0)
 
 
 def gradient_products(
-    loss_fn: LossFn, rows: tuple[ArrayTree, ...], trail: Sequence[Params]
+    loss_fn: LossFn, rows: Rows, trail: Sequence[Params]
 ) -> np.ndarray:
     """Return how far each canary's gradients pushed the way that was gone, (m,).
 
     The sum, over the ways from one checkpoint to the next, of the inner product of the
     canary's gradient at the first with the way back, over the gradient's norm.
     """
-    total = np.zeros(len(jax.tree.leaves(rows)[0]))
-    for before, after in itertools.pairwise(trail):
+
+    def product(way: tuple[Params, Params], *row: ArrayTree) -> jax.Array:
+        before, after = way
+        gradient = jax.grad(loss_fn)(before, *row)
         back = jax.tree.map(jnp.subtract, before, after)
-        total += _products(loss_fn, before, back, rows)
-    return total
+        leaves = [jax.tree.leaves(tree) for tree in (gradient, back)]
+        along = sum(jnp.vdot(g, b) for g, b in zip(*leaves, strict=True))
+        square = sum(jnp.vdot(g, g) for g in leaves[0])
+        least = jnp.finfo(jnp.result_type(square)).tiny
+        return along / jnp.sqrt(jnp.maximum(square, least))
+
+    products = _each(product, rows)
+    return np.sum([products(way) for way in itertools.pairwise(trail)], axis=0)
 
 
-def losses(loss_fn: LossFn, params: Params, rows: tuple[ArrayTree, ...]) -> np.ndarray:
-    """Return the loss of each row, (m,) float64."""
+def _each(
+    function: Callable[..., jax.Array], rows: Rows
+) -> Callable[[ArrayTree], np.ndarray]:
+    """Return a function: `function` of its argument and each row, (m,) float64."""
 
     @jax.jit
-    def all_of(params: Params) -> jax.Array:
-        return jax.lax.map(lambda row: loss_fn(params, *row), rows, batch_size=_AT_ONCE)
+    def all_of(argument: ArrayTree) -> jax.Array:
+        return jax.lax.map(
+            lambda row: function(argument, *row), rows, batch_size=_AT_ONCE
+        )
 
-    return np.asarray(all_of(params), np.float64)
-
-
-def _products(
-    loss_fn: LossFn, params: Params, back: ArrayTree, rows: tuple[ArrayTree, ...]
-) -> np.ndarray:
-    @jax.jit
-    def all_of(params: Params, back: ArrayTree) -> jax.Array:
-        def one(row: tuple[ArrayTree, ...]) -> jax.Array:
-            gradient = jax.grad(loss_fn)(params, *row)
-            pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(back), strict=True)
-            product = sum(jnp.vdot(g, b) for g, b in pairs)
-            square = sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient))
-            tiny = jnp.finfo(jnp.result_type(square)).tiny
-            return product / jnp.sqrt(jnp.maximum(square, tiny))
-
-        return jax.lax.map(one, rows, batch_size=_AT_ONCE)
-
-    return np.asarray(all_of(params, back), np.float64)
+    return lambda argument: np.asarray(all_of(argument), np.float64)
 
 
 OF_EXAMPLES = {
