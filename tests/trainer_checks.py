@@ -151,7 +151,7 @@ def public_divisor(trainer: Trainer, terms: Terms = USUAL) -> Verdict | None:
         for count in (ROWS // 2, 2 * ROWS)
     )
     ratio = small / large if large else 1.0
-    return Verdict(abs(ratio - 1) > 0.05, ratio, 1.0, "noise of small batches")
+    return Verdict(abs(ratio - 1) > 0.05, ratio, 1.0, "noise of few rows")
 
 
 def sensitivity(trainer: Trainer, terms: Terms = USUAL) -> Verdict:
@@ -189,7 +189,7 @@ def sampling(trainer: Trainer, terms: Terms = USUAL) -> Verdict | None:
     promise = plan(0.0, rows=ROWS, steps=50, batch=4)
     examples = np.zeros((ROWS, 2, ROWS), np.float32)
     examples[:, 0] = LARGE * np.eye(ROWS)
-    steps = np.asarray(trainer(promise, examples, 100, 3))
+    steps = np.asarray(trainer(promise, examples, 400, 3))
     taken = np.abs(np.nan_to_num(steps[:, :, 0])) > 1e-3  # (runs, steps, rows)
     rate = promise.sampling_prob
     found = [

@@ -78,14 +78,13 @@ def steps_of(private: Private) -> Iterator[np.ndarray]:
 
 def train(
     examples: str, out: str, plan: dict[str, Any], runs: int, seed: int, poisson: bool
-) -> dict[str, str]:
+) -> None:
     """Write the steps of runs one after the other, (runs, num_steps, 2, width)."""
     private = make_private(np.load(examples), plan, seed, poisson)
     count = runs * plan["num_steps"]
     steps = np.stack(list(itertools.islice(steps_of(private), count)))
     steps = steps.reshape(runs, plan["num_steps"], *steps.shape[1:])
     np.save(out, steps * plan["expected_batch_size"])
-    return {"torch": torch.__version__, "opacus": opacus.__version__}
 
 
 def epsilon(rows: int, plan: dict[str, Any], delta: float, poisson: bool) -> float:
@@ -96,11 +95,15 @@ def epsilon(rows: int, plan: dict[str, Any], delta: float, poisson: bool) -> flo
     return private.engine.get_epsilon(delta)
 
 
-def nothing() -> None:
-    """Answer when all is imported."""
+def versions() -> dict[str, str]:
+    """Return the versions of what trains."""
+    return {"opacus": opacus.__version__, "torch": torch.__version__}
+
+
+TASKS = {"train": train, "epsilon": epsilon, "versions": versions}
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    accounting_worker.serve({"train": train, "epsilon": epsilon, "nothing": nothing})
+    accounting_worker.serve(TASKS)

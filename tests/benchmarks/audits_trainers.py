@@ -138,6 +138,10 @@ PARTS: dict[str, Callable[[dpjax.DPSGD], Parts]] = {
 }
 
 
+TAKE_BATCHES = ("optax",)
+"""Those that have no sampler: they take the batches that they are given."""
+
+
 @dataclasses.dataclass(frozen=True)
 class JaxTrainer:
     """A trainer out of the parts of a package, all of whose runs are one program."""
@@ -211,6 +215,10 @@ class OpacusTrainer:
     def epsilon(self, plan: dpjax.DPSGD, delta: float) -> float:
         """Return the epsilon that Opacus states after the steps of a plan."""
         return self._ask("epsilon", plan, rows=plan.num_examples, delta=delta)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of what trains."""
+        return self.client.ask("versions")["value"]
 
     def _ask(self, task: str, plan: dpjax.DPSGD, **options: Any) -> Any:
         fields = "num_steps", "expected_batch_size", "noise_multiplier", "l2_norm_clip"
