@@ -144,7 +144,11 @@ def test_unknown_names_are_refused():
         ("all steps", True, 3.72, 1.52, "**3.7 > 1.5**"),
         ("one run", False, 0.16, 1.27, "0.2 < 1.3"),
         ("noise", True, 0.0842, 1.7, "**0.084 of 1.7**"),
-        ("not finite", True, "inf", 1.0, "**inf of 1**"),
+        ("fresh noise", False, 0.0949, 0.158, "0.095 of 0.16"),
+        ("not finite", True, "inf", 1.0, "**inf**"),
+        ("not finite", False, 2e-15, 1.0, "0"),
+        ("public divisor", True, 4.0, 1.0, "**4**"),
+        ("sampling", True, 0.0, 1e-6, "**p < 0.01**"),
         ("sampling", False, 0.4627, 1e-6, "p 0.46"),
     ],
 )

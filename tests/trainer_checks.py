@@ -195,7 +195,7 @@ def sampling(trainer: Trainer, terms: Terms = USUAL) -> Verdict | None:
     found = [
         _binomial(taken.sum(axis=axis), taken.shape[axis], rate) for axis in (1, 2)
     ]
-    worst = min(found)
+    worst = min(1.0, 2 * min(found))  # Bonferroni's inequality, for two tests.
     return Verdict(worst < LEVEL, worst, LEVEL, "p-value")
 
 

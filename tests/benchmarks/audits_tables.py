@@ -16,6 +16,8 @@ TITLES = {
 }
 ABSENT = {"removed": "a row is removed", "null": "a row is zeroed"}
 AUDITS = ("model at the end", "all steps", "one run")
+IN_UNITS = ("public divisor", "sensitivity", "not finite")
+_ROUNDING = 1e-6
 
 LEGEND = (
     "Bold breaks the promise. The first three columns are audits: the lower bound on "
@@ -24,9 +26,9 @@ LEGEND = (
     "invariants of the release: the noise multiplier that is measured, of the one that "
     "is claimed; the largest correlation of the noise of two steps, layers or runs, of "
     "what chance allows; the noise of few rows in units of that of four times as many; "
-    "the most that one example moves the sum of a step, in clip norms; the same of one "
-    "that is not finite; and how probable such batches are under Poisson sampling. An "
-    "empty cell: the check does not apply."
+    "the most that one example moves the sum of a step, in clip norms, where 1 is "
+    "promised; the same of one that is not finite; and the p-value of the batches "
+    "under Poisson sampling. An empty cell: the check does not apply."
 )
 
 Row = Mapping[str, Any]
@@ -52,7 +54,9 @@ def cell(check: str, found: Row | None) -> str:
         sign = ">" if found["caught"] else "<"
         text = f"{value:.1f} {sign} {allowed:.1f}"
     elif check == "sampling":
-        text = f"p {value:.2g}"
+        text = f"p {value:.2f}" if value >= 0.01 else "p < 0.01"
+    elif check in IN_UNITS:
+        text = f"{value:.2g}" if value > _ROUNDING else "0"
     else:
         text = f"{value:.2g} of {allowed:.2g}"
     return f"**{text}**" if found["caught"] else text
