@@ -7,11 +7,13 @@ import functools
 
 import numpy as np
 import pytest
-import trainer_checks
 from broken_trainers import BUGS, TRAINERS
 from scipy import stats
-from trainer_attacks import ATTACKS, Terms
-from trainer_checks import AUDITS, CHECKS, INVARIANTS, SIGNIFICANCE
+from trainer_attacks import ATTACKS
+from trainer_audits import AUDITS, SIGNIFICANCE
+from trainer_checks import CHECKS
+from trainer_invariants import INVARIANTS, MULTIPLIER
+from trainer_terms import LARGE, Terms
 
 END, STEPS, ONE_RUN = AUDITS
 NOISE, FRESH, DIVISOR, SENSITIVITY, FINITE, SAMPLING = INVARIANTS
@@ -65,7 +67,7 @@ def test_the_correct_trainer_leaves_room_below_each_promise_and_is_not_overlooke
 
 def test_the_correct_trainer_releases_what_is_claimed():
     noise = verdict("correct", NOISE)
-    assert noise.found == pytest.approx(trainer_checks.MULTIPLIER, rel=0.05)
+    assert noise.found == pytest.approx(MULTIPLIER, rel=0.05)
     # The bound is reached: a looser one would not be noticed to be wrong.
     assert verdict("correct", SENSITIVITY).found == pytest.approx(1.0, abs=1e-4)
     assert verdict("correct", FINITE).found < 1e-6
@@ -85,7 +87,7 @@ def test_sampling_at_a_rate_off_by_a_fifth_would_be_found(rate):
         shape = runs, promise.num_steps, len(examples)
         taken = np.random.default_rng(seed).random(shape)
         taken = taken < rate * promise.sampling_prob
-        return np.tensordot(taken / trainer_checks.LARGE, examples, axes=1)
+        return np.tensordot(taken / LARGE, examples, axes=1)
 
     assert INVARIANTS[SAMPLING](trainer).caught
 

@@ -18,7 +18,10 @@ import audits_trainers
 import broken_trainers
 import table
 import trainer_checks
-from trainer_attacks import Terms
+import trainer_invariants
+from trainer_audits import AUDITS
+from trainer_invariants import INVARIANTS
+from trainer_terms import Terms
 
 PLAN = broken_trainers.plan(0.0, rows=6, steps=3, batch=2)
 
@@ -69,7 +72,7 @@ def test_runs_do_not_share_noise(package):
 
 
 def test_dpjax_releases_the_noise_that_it_promises():
-    assert not trainer_checks.noise(trainer("dpjax")).caught
+    assert not trainer_invariants.noise(trainer("dpjax")).caught
 
 
 @pytest.mark.slow
@@ -127,7 +130,7 @@ def test_a_trial_has_every_trainer_and_check_and_says_what_it_is():
 
 def test_what_invariants_find_does_not_depend_on_the_runs():
     rows = {row["trainer"]: row["checks"] for row in trial()["broken"]}
-    for name in trainer_checks.INVARIANTS:
+    for name in INVARIANTS:
         assert not rows["correct"][name]["caught"]
     assert rows["one layer not clipped"]["sensitivity"]["caught"]
     assert rows["NaN not guarded"]["not finite"]["found"] == "inf"
@@ -180,8 +183,8 @@ def test_results_that_are_kept_are_a_measurement_of_everyone():
     (correct, *bugs) = kept["broken"]
     assert not any(found["caught"] for found in correct["checks"].values())
     for row in bugs:
-        assert any(row["checks"][name]["caught"] for name in trainer_checks.AUDITS)
-        assert any(row["checks"][name]["caught"] for name in trainer_checks.INVARIANTS)
+        assert any(row["checks"][name]["caught"] for name in AUDITS)
+        assert any(row["checks"][name]["caught"] for name in INVARIANTS)
     for row in kept["libraries"]["dpjax"]["rows"]:
         assert not any(found and found["caught"] for found in row["checks"].values())
 

@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 from broken_trainers import Array, Trainer, plan
 from scipy import special
+from trainer_terms import LARGE, ROWS, Terms, without
 
 from dpjax.auditing import LowerBound, epsilon_from_scores
 from dpjax.mechanism import DPSGD
 
-ROWS = 20
 FULL = plan(2.0, rows=ROWS, steps=4)
 """All rows in all steps: the promise is that of a Gaussian mechanism, at any delta."""
 
@@ -26,29 +26,8 @@ FEW = plan(10.0, rows=5, steps=20)
 SAMPLED = plan(1.0, rows=30, steps=60, batch=2)
 HALVED = plan(4.0, rows=ROWS, steps=8, batch=10)
 
-LARGE = 100.0
-"""The norm of a canary's gradient, in clip norms."""
-
 _NO_POWER = 1e-6
 """What is nothing, beside noise: logarithms stay finite."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Terms:
-    """On which terms a trainer is checked.
-
-    Attributes:
-        absent: What has the canary's place where it is not: nothing, or a row without a
-            gradient, when the number of rows is public.
-        samples: Whether the trainer draws batches, or takes what it is given.
-        effort: What the runs of an attack are multiplied by.
-        seed: Of the runs.
-    """
-
-    absent: Literal["removed", "null"] = "removed"
-    samples: bool = True
-    effort: float = 1.0
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,13 +110,6 @@ def released(trainer: Trainer, worlds: Worlds, terms: Terms) -> tuple[Array, Arr
         for salt, each in enumerate(examples)
     )
     return first, second
-
-
-def without(others: Array, canary: Array, absent: str) -> Array:
-    """Return the examples of the world without the canary."""
-    if absent == "removed":
-        return others
-    return np.concatenate([others, np.zeros_like(canary)])
 
 
 def rows(count: int, value: float = 0.0, *, layer: int = 0, width: int = 2) -> Array:

@@ -27,8 +27,9 @@ import audits_trainers
 import machine
 import table
 from broken_trainers import TRAINERS, Trainer
-from trainer_attacks import SAMPLED, Terms
+from trainer_attacks import SAMPLED
 from trainer_checks import CHECKS
+from trainer_terms import Terms, Verdict
 
 HERE = pathlib.Path(__file__).resolve().parent
 README = HERE.parents[1] / "README.md"
@@ -186,7 +187,7 @@ def _opacus(python: str, poisson: bool) -> Iterator[audits_trainers.OpacusTraine
         yield audits_trainers.OpacusTrainer(client, pathlib.Path(folder), poisson)
 
 
-def _plain(verdict: Any) -> Row:
+def _plain(verdict: Verdict) -> Row:
     """Return a verdict ready for JSON, which has no infinity."""
     found = float(verdict.found)
     return {
