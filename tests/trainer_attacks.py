@@ -26,6 +26,9 @@ FEW = plan(10.0, rows=5, steps=20)
 SAMPLED = plan(1.0, rows=30, steps=60, batch=2)
 HALVED = plan(4.0, rows=ROWS, steps=8, batch=10)
 
+SAMPLED_DELTA = 5e-2
+"""A promise is a curve: of its points, the one at which few runs show much."""
+
 _NO_POWER = 1e-6
 """What is nothing, beside noise: logarithms stay finite."""
 
@@ -193,7 +196,7 @@ def _attacks() -> tuple[Attack, ...]:
     median = Worlds(FEW, two_sizes, rows(1, LARGE, width=100), runs=1000)
     # The curves of these are not Gaussian.
     sampled, halved = (
-        Worlds(promise, others, canary, "clopper_pearson", 1e-2, 3000)
+        Worlds(promise, others, canary, "clopper_pearson", SAMPLED_DELTA, 3000)
         for promise, others in ((SAMPLED, rows(29, -LARGE)), (HALVED, nobody))
     )
     return (

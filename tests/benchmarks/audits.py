@@ -27,7 +27,7 @@ import audits_trainers
 import machine
 import table
 from broken_trainers import TRAINERS, Trainer
-from trainer_attacks import SAMPLED
+from trainer_attacks import SAMPLED, SAMPLED_DELTA
 from trainer_checks import CHECKS
 from trainer_terms import Terms, Verdict
 
@@ -37,7 +37,6 @@ RESULTS = HERE / "audits_results.json"
 PACKAGES = ("dpjax", "jax", "optax", "jax-privacy", "numpy", "scipy")
 OPACUS = {"opacus": True, "opacus_unsampled": False}
 PARTS = ("broken", *audits_trainers.PARTS, *OPACUS)
-DELTA = 1e-2
 
 Row = dict[str, Any]
 
@@ -147,7 +146,10 @@ def _start(values: flags.FlagValues) -> dict[str, Any]:
     return {
         "machine": {"versions": machine.versions(PACKAGES)},
         "settings": {"quick": values.quick},
-        "promise": {"delta": DELTA, "epsilon": float(SAMPLED.epsilon(DELTA))},
+        "promise": {
+            "delta": SAMPLED_DELTA,
+            "epsilon": float(SAMPLED.epsilon(SAMPLED_DELTA)),
+        },
         "broken": kept.get("broken", []),
         "libraries": kept.get("libraries", {}),
         "skipped": [],
@@ -164,7 +166,7 @@ def _library(
             return "there is no --opacus_python"
         trainer: Any = stack.enter_context(_opacus(values.opacus_python, OPACUS[part]))
         found["versions"] = trainer.versions()
-        found["stated"] = trainer.epsilon(SAMPLED, DELTA)
+        found["stated"] = trainer.epsilon(SAMPLED, SAMPLED_DELTA)
     elif why := audits_trainers.missing(part):
         return why
     else:
