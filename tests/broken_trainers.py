@@ -58,7 +58,7 @@ def in_turn(plan, rng, step, runs, rows):
 
 
 class Shuffled:
-    """Batches of a new order of the rows in each epoch, of which it keeps the last."""
+    """Batches in an order of the rows that is new in each epoch."""
 
     def __init__(self):
         self._order = None
