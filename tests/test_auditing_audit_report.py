@@ -27,6 +27,7 @@ def report(bound=0.5, **changes):
         "mechanism": {"num_steps": 3},
         "access": "white-box",
         "seeds": {"coins": 2**62, "key": [1, 2]},
+        "settings": {"model": "cnn"},
         "versions": {"dpjax": "0"},
     }
     return AuditReport(**(values | changes))

@@ -1,9 +1,12 @@
 """From canaries to a verdict, in one call and one training run."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import optax
 
-from dpjax import _check, noise
+from dpjax import _check, _files, noise
 from dpjax.auditing import coin
 from dpjax.auditing.audit_report import AuditReport
 from dpjax.auditing.canaries import Canaries
@@ -36,6 +39,7 @@ def one_run_audit(
     microbatch_size: int | None = None,
     engine: str = "auto",
     progress: Progress | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> AuditReport:
     """Train once with canaries, and say whether the mechanism's promise can hold.
 
@@ -77,6 +81,7 @@ def one_run_audit(
       microbatch_size: examples whose gradients are in memory at a time.
       engine: the clipping engine.
       progress: told how many steps of how many are done.
+      settings: JSON object that the report keeps.
 
     Returns:
       An `AuditReport`, with `.lower_bound`, `.theoretical` and `.verdict`. The same
@@ -135,7 +140,14 @@ def one_run_audit(
     scores = checked_scores("scores", run.scores(score))
     seeds = {"coins": seed, "key": np.asarray(words).tolist()}
     access = "white-box" if trainer is None else "black-box"
-    return question.answer(scores, coins, score=score, access=access, seeds=seeds)
+    return question.answer(
+        scores,
+        coins,
+        score=score,
+        access=access,
+        seeds=seeds,
+        settings=_files.json_copy(settings or {}),
+    )
 
 
 def _checked(canaries: Canaries) -> Canaries:

@@ -40,6 +40,7 @@ class AuditReport:
       access: "white-box" (every update) or "black-box" (a trainer's final parameters).
       seeds: "coins" and "key" (two words), from which the run can be repeated. Whoever
         knows the key can take the noise away.
+      settings: what the caller wants kept of how the run is made.
       versions: of the packages.
     """
 
@@ -58,6 +59,7 @@ class AuditReport:
     mechanism: dict[str, Any]
     access: str
     seeds: dict[str, Any]
+    settings: dict[str, Any]
     versions: dict[str, str]
 
     def __post_init__(self) -> None:

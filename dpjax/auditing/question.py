@@ -85,7 +85,7 @@ class Question:
         Args:
           scores: (m,) finite.
           coins: (m,) bool.
-          **context: of the report: score, access and seeds.
+          **context: of the report: score, access, seeds and settings.
         """
         made = coin.guess(scores, coins, self.guesses)
         bounds = self._bounds(made)

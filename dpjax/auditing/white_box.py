@@ -19,6 +19,9 @@ from dpjax.types import ArrayTree, LossFn, Params
 Trainer = Callable[[LossFn, Params, tuple[ArrayTree, ...], jax.Array], Params]
 """`trainer(loss_fn, params, data, key) -> final params`, of whatever make."""
 
+OF_GRADIENTS = ("gradient", "displacement")
+"""The scores of gradient canaries; a foreign trainer gives the last alone."""
+
 _CHECKPOINTS = 10
 
 
@@ -141,5 +144,5 @@ def checked_score(name: str | None, canaries: Canaries, trainer: Trainer | None)
     """
     seen = tuple(scoring.OF_EXAMPLES)
     if isinstance(canaries, GradientCanaries):
-        seen = ("gradient", "displacement")[0 if trainer is None else 1 :]
+        seen = OF_GRADIENTS[0 if trainer is None else 1 :]
     return seen[0] if name is None else _check.choice("score", name, seen)
