@@ -181,7 +181,7 @@ def _library(
 
 @contextlib.contextmanager
 def _opacus(python: str, poisson: bool) -> Iterator[audits_trainers.OpacusTrainer]:
-    command = [python, "-W", "ignore", str(HERE / "audits_opacus.py")]
+    command = [python, "-W", "ignore", str(HERE / "opacus_audits.py")]
     with (
         accounting_client.Client("opacus", command, 3600.0) as client,
         tempfile.TemporaryDirectory() as folder,

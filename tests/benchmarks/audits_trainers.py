@@ -186,7 +186,7 @@ def _program(package: str, plan: dpjax.DPSGD) -> Callable[..., Params]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpacusTrainer:
-    """A trainer in another process, which has Opacus; see `audits_opacus`."""
+    """A trainer in another process, which has Opacus; see `opacus_audits`."""
 
     client: accounting_client.Client
     folder: pathlib.Path
