@@ -90,15 +90,15 @@ def parse(
         rest = flag_values(argv)
         if len(rest) > 1:
             raise training.FlagError(f"Expected flags alone, got {rest[1]!r}.")
-        _complete(flag_values)
+        complete(flag_values)
         training.read_flags(flag_values)
-        _check_model(flag_values)
+        check_model(flag_values)
     except (flags.Error, ValueError, TypeError, OSError) as error:
         end("train.py", error)
     return rest
 
 
-def _complete(flag_values: flags.FlagValues) -> None:
+def complete(flag_values: flags.FlagValues) -> None:
     """Fill in what was not given: from the run that is resumed, or from a preset."""
     if flag_values["resume"].value and flag_values["run_dir"].value:
         config = pathlib.Path(flag_values["run_dir"].value) / "config.json"
@@ -111,7 +111,8 @@ def _complete(flag_values: flags.FlagValues) -> None:
     training.apply_defaults(flag_values, _DEFAULTS | presets.PRESETS.get(preset, {}))
 
 
-def _check_model(flag_values: flags.FlagValues) -> None:
+def check_model(flag_values: flags.FlagValues) -> None:
+    """Raise `FlagError` where data set, features and model do not fit together."""
     value = {name: flag_values[name].value for name in _OWN_SETTINGS}
     for name in ("dataset", "model"):
         if value[name] is None:

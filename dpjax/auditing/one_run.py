@@ -6,6 +6,7 @@ is most certain, and abstains on the rest. Private training allows only so many 
 guesses.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,7 +21,8 @@ from dpjax.auditing.lower_bound import LowerBound, checked_delta
 
 METHODS = ("dp", "fdp")
 
-_HALVINGS, _FEW_HALVINGS = 50, 12
+_HALVINGS, _FEW_HALVINGS = 50, 8
+_STRIDE = math.log(3)
 _LARGEST_EPSILON = 700.0
 _MU_RANGE = (1e-4, 1e3)
 _FEW_MU_RANGE = (0.02, 50.0)
@@ -177,6 +179,7 @@ def _fdp_epsilon(
     """Return the epsilon of the weakest member of a family that is rejected."""
     event = dp_accounting.GaussianDpEvent if mechanism is None else mechanism
 
+    @functools.cache
     def rejected(log_mu: float) -> bool:
         mu = math.exp(log_mu)
         inverse = gaussian_inverse(mu)
@@ -188,6 +191,8 @@ def _fdp_epsilon(
     low, high = map(math.log, _FEW_MU_RANGE if few else _MU_RANGE)
     if not rejected(low):
         return 0.0
+    if few:
+        low, high = _bracket(rejected, low, high)
     halvings = _FEW_HALVINGS if few else _HALVINGS
     log_mu = _largest(rejected, low, high, halvings=halvings)
     return event_epsilon(event(math.exp(-log_mu)), delta)
@@ -201,6 +206,19 @@ def _inverse_of(event: dp_accounting.DpEvent) -> InverseCurve:
         return float(curve.false_negative_rate(1 - true_positive_rate))
 
     return inverse
+
+
+def _bracket(
+    rejected: Callable[[float], bool], low: float, high: float
+) -> tuple[float, float]:
+    """Return a rejected number and one, not far above, that is not, or is `high`.
+
+    Curves far from the answer are left alone: they are those of next to no noise, on
+    which an accountant spends most.
+    """
+    while low + _STRIDE < high and rejected(low + _STRIDE):
+        low += _STRIDE
+    return low, min(low + _STRIDE, high)
 
 
 def _largest(

@@ -67,6 +67,18 @@ def number_up(value: float, digits: int = 3) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def number_down(value: float, digits: int = 3) -> str:
+    """Format a number >= 0 rounded down, never up: for lower bounds.
+
+    >>> number_down(1.2789), number_down(0.0), number_down(123.4)
+    ('1.27', '0', '123')
+    """
+    if value == 0 or not math.isfinite(value):
+        return number(value)
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return number(math.floor(value / unit * (1 + 1e-12)) * unit, digits)
+
+
 def percent(value: float) -> str:
     r"""Format a fraction as a percentage with one decimal.
 

@@ -1,0 +1,188 @@
+"""What an audit found, with everything that is needed to repeat it."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from dpjax import _check, _files
+from dpjax.accounting import Epsilon
+from dpjax.auditing.coin import AuditError, checked_coins
+from dpjax.auditing.from_scores import checked_scores
+from dpjax.auditing.lower_bound import LowerBound
+
+REPORT = "audit.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """The verdict of an audit, and how it was come by.
+
+    Attributes:
+      lower_bound: an epsilon that the training has at least, but for a chance of
+        `significance`; by `method`, which was fixed beforehand.
+      theoretical: the epsilon that the mechanism under audit promises at `delta`.
+      delta: of both.
+      significance: the probability, at most, that the bound is above the truth.
+      method: "fdp" or "dp".
+      score: what the canaries were scored by.
+      bounds: the bound by each method, for comparison: each holds by itself, and the
+        best of them does not.
+      scores: (m,) of the canaries, larger for what seems to be in.
+      coins: (m,) whether each was in.
+      num_guesses: fixed before the scores were seen.
+      num_correct: how many were right.
+      canaries: their settings.
+      mechanism: every public constant of the run under audit, canaries included.
+      access: "white-box" (every update) or "black-box" (a trainer's final parameters).
+      seeds: "coins" and "key" (two words), from which the run can be repeated. Whoever
+        knows the key can take the noise away.
+      settings: what the caller wants kept of how the run is made.
+      versions: of the packages.
+    """
+
+    lower_bound: LowerBound
+    theoretical: Epsilon
+    delta: float
+    significance: float
+    method: str
+    score: str
+    bounds: dict[str, float]
+    scores: tuple[float, ...]
+    coins: tuple[bool, ...]
+    num_guesses: int
+    num_correct: int
+    canaries: dict[str, Any]
+    mechanism: dict[str, Any]
+    access: str
+    seeds: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        """Check what a damaged file may have wrong."""
+        scores = checked_scores("scores", self.scores)
+        if len(self.coins) != len(scores):
+            _check.fail(f"a coin for each of {len(scores)} scores", "coins", self.coins)
+        checked_coins(np.asarray(self.coins))
+
+    @property
+    def violated(self) -> bool:
+        """Whether the promise is refuted, at the stated confidence."""
+        return bool(self.lower_bound > self.theoretical)
+
+    @property
+    def verdict(self) -> str:
+        """What the audit says, in a sentence or two."""
+        found, promised = float(self.lower_bound), float(self.theoretical)
+        confidence = f"{100 * (1 - self.significance):g} % confidence"
+        if self.violated:
+            return (
+                f"Violation: the training is not ({promised:.3f}, {self.delta:g})-"
+                f"differentially private, with {confidence}: its epsilon is at least "
+                f"{found:.3f}."
+            )
+        bound = f"the epsilon is at least {found:.3f}" if found else "epsilon may be 0"
+        return (
+            f"No violation found: with {confidence} {bound}, and {promised:.3f} is "
+            f"promised at delta {self.delta:g}. This is no proof that it holds."
+        )
+
+    @property
+    def in_scores(self) -> np.ndarray:
+        """The scores of canaries that were in."""
+        return np.asarray(self.scores)[np.asarray(self.coins)]
+
+    @property
+    def out_scores(self) -> np.ndarray:
+        """The scores of canaries that were left out."""
+        return np.asarray(self.scores)[~np.asarray(self.coins)]
+
+    @property
+    def roc(self) -> tuple[np.ndarray, np.ndarray]:
+        """False and true positive rates of all thresholds, from (0, 0) to (1, 1)."""
+        thresholds = np.unique(self.scores)
+        rates = [
+            np.searchsorted(np.sort(scores), thresholds) / len(scores)
+            for scores in (self.out_scores, self.in_scores)
+        ]
+        false, true = (np.append(1 - rate[::-1], 1.0) for rate in rates)
+        return np.append(0.0, false), np.append(0.0, true)
+
+    def to_json(self) -> str:
+        """Return the report as JSON; `from_json` gives an equal one."""
+        value = {field.name: getattr(self, field.name) for field in _FIELDS}
+        value["theoretical"] = {
+            "value": float(self.theoretical),
+            "error": self.theoretical.error,
+            "method": self.theoretical.method,
+        }
+        shown = {"violated": self.violated, "verdict": self.verdict}
+        return _files.encode({"version": 1, **value, **shown}, indent=1).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> "AuditReport":
+        """Return the report that `to_json` wrote.
+
+        Raises:
+          AuditError: something is missing, such as the seed of the coins.
+        """
+        try:
+            value = json.loads(text)
+            if "coins" not in value["seeds"]:
+                raise AuditError("Expected the seed of the coins in 'seeds', got none.")
+            kept = {field.name: value[field.name] for field in _FIELDS}
+            for name in ("scores", "coins"):
+                kept[name] = tuple(kept[name])
+            kept["bounds"] = {name: float(n) for name, n in kept["bounds"].items()}
+            return cls(**(kept | _numbers(kept)))
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise AuditError(f"Expected the JSON of an audit ({error!r}).") from error
+
+    def save(self, folder: str | pathlib.Path) -> pathlib.Path:
+        """Write audit.json into a folder, in one move; return its path."""
+        path = pathlib.Path(folder)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _files.replace(path / REPORT, self.to_json().encode())
+        return path / REPORT
+
+    @classmethod
+    def load(cls, folder: str | pathlib.Path) -> "AuditReport":
+        """Return the report that is in a folder.
+
+        Raises:
+          AuditError: there is none, or it is damaged or lacks the seed of the coins.
+        """
+        path = pathlib.Path(folder) / REPORT
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise AuditError(
+                f"Expected an audit ({error.strerror}), got path={str(path)!r}."
+            ) from error
+        return cls.from_json(text)
+
+
+_FIELDS = dataclasses.fields(AuditReport)
+
+
+def _numbers(kept: dict[str, Any]) -> dict[str, Any]:
+    """Return the two epsilons with what they carry."""
+    level, delta = kept["significance"], kept["delta"]
+    error = float(kept["theoretical"]["error"])
+    return {
+        "lower_bound": LowerBound(
+            float(kept["lower_bound"]),
+            delta=delta,
+            significance=level,
+            method=kept["method"],
+        ),
+        "theoretical": Epsilon(
+            float(kept["theoretical"]["value"]),
+            error=math.nan if math.isnan(error) else error,
+            method=kept["theoretical"]["method"],
+        ),
+    }

@@ -1,0 +1,250 @@
+"""Audit the training of the main job: train once with canaries, and say what shows.
+
+`--run_dir=FOLDER` names a run of train.py, whose settings are audited; without it the
+flags and presets of train.py say what is. The run under audit is another one, with
+canaries among its examples, and is thrown away: what is kept is audit.html, one page,
+and audit.json, which `--repeat=FILE` takes to do the same again, seeds and all.
+"""
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import data
+import jax.numpy as jnp
+import models
+import scattering
+import train
+from absl import app, flags, logging
+from endings import end
+
+from dpjax import report, training
+from dpjax.auditing import AuditReport, ExampleCanaries, GradientCanaries
+from dpjax.auditing.audit import one_run_audit
+from dpjax.auditing.canaries import DIRECTIONS, KINDS, Canaries
+from dpjax.auditing.question import METHODS
+from dpjax.auditing.scoring import OF_EXAMPLES
+from dpjax.auditing.white_box import OF_GRADIENTS
+from dpjax.mechanism import DPSGD
+from dpjax.noise import keys
+from dpjax.training.progress import Progress
+
+_CANARIES = {
+    **{f"gradient_{word}": (GradientCanaries, word) for word in DIRECTIONS},
+    **{f"example_{word}": (ExampleCanaries, word) for word in KINDS},
+}
+_SCORES = sorted({*OF_EXAMPLES, *OF_GRADIENTS})
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Define the flags of this script, and those of train.py."""
+    train.define_flags(flag_values)
+    for name, default, words, text in (
+        ("canaries", "gradient_dirac", list(_CANARIES), "What is planted."),
+        ("method", None, list(METHODS), "How epsilon is bounded; fdp if it can be."),
+        ("score", None, _SCORES, "What canaries are scored by; the best if not given."),
+    ):
+        flags.DEFINE_enum(name, default, words, text, flag_values=flag_values)
+    for name, default, least, text in (
+        ("num_canaries", 1000, 1, "How many; about half of them are put in."),
+        ("guesses", None, 1, "Coins to guess; a fifth of them if not given."),
+        ("coin_seed", None, 0, "Seed of the coins; a fresh one if not given."),
+        ("background", 256, 0, "Examples a step that say what the data add."),
+    ):
+        options = {"lower_bound": least, "flag_values": flag_values}
+        flags.DEFINE_integer(name, default, text, **options)
+    flags.DEFINE_float(
+        "significance",
+        0.05,
+        "How often the bound may be too high.",
+        flag_values=flag_values,
+    )
+    for name, text in (
+        ("out", "The page; audit.html in the run folder if not given."),
+        ("repeat", "The JSON of an audit, which is done again."),
+    ):
+        flags.DEFINE_string(name, None, text, flag_values=flag_values)
+
+
+def parse(
+    argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
+) -> list[str]:
+    """Parse and complete the flags; what is wrong ends the script in one line."""
+    try:
+        rest = flag_values(argv)
+        if len(rest) > 1:
+            raise training.FlagError(f"Expected flags alone, got {rest[1]!r}.")
+        _take_settings(flag_values)
+        train.complete(flag_values)
+        training.read_flags(flag_values)
+        train.check_model(flag_values)
+        _check(flag_values)
+    except (flags.Error, ValueError, TypeError, OSError) as error:
+        end("audit.py", error)
+    return rest
+
+
+def _take_settings(flag_values: flags.FlagValues) -> None:
+    """Let an audit or a run folder say what is not given."""
+    if flag_values["repeat"].value is not None:
+        settings = repeated(flag_values).settings
+        training.apply_defaults(flag_values, settings | {"preset": "none"})
+    if flag_values["run_dir"].value is None:
+        return
+    config = pathlib.Path(flag_values["run_dir"].value) / "config.json"
+    if not isinstance(json.loads(config.read_text()).get("settings"), dict):
+        raise training.FlagError(f"Expected a run of train.py, got {str(config)!r}.")
+    flag_values["resume"].value = True
+
+
+def repeated(flag_values: flags.FlagValues) -> AuditReport:
+    """Return the audit that is to be done again.
+
+    Raises:
+      AuditError: it is damaged, or lacks the seed of the coins.
+      OSError: there is no such file.
+    """
+    path = pathlib.Path(flag_values["repeat"].value)
+    return AuditReport.from_json(path.read_text())
+
+
+def _seeds(flag_values: flags.FlagValues) -> tuple[Any, int | None]:
+    """Return the key of the run and the seed of the coins."""
+    if flag_values["repeat"].value is not None:
+        seeds = repeated(flag_values).seeds
+        return jnp.asarray(seeds["key"], jnp.uint32), seeds["coins"]
+    key = training.run_key(None, flag_values["seed"].value, resume=False)
+    return key, flag_values["coin_seed"].value
+
+
+def _check(flag_values: flags.FlagValues) -> None:
+    if not flag_values["private"].value:
+        raise training.FlagError("Expected a private run, got --private=false.")
+    if flag_values["augmentations"].value:
+        raise training.FlagError(
+            "Expected a loss without randomness, got "
+            f"--augmentations={flag_values['augmentations'].value}."
+        )
+
+
+def planted(flag_values: flags.FlagValues) -> Canaries:
+    """Return the canaries that the flags ask for."""
+    family, word = _CANARIES[flag_values["canaries"].value]
+    return family(flag_values["num_canaries"].value, word)
+
+
+def audit(flag_values: flags.FlagValues = flags.FLAGS) -> AuditReport:
+    """Do what the flags say."""
+    options = training.read_flags(flag_values)
+    value = {name: flag_values[name].value for name in _AUDITS_OWN}
+    name = flag_values["dataset"].value
+    dataset = data.load(name, flag_values["data_dir"].value)
+    mechanism = options.mechanism(len(dataset.train_y))
+    if flag_values["features"].value == "scattering":
+        dataset = scattering.scatter_dataset(dataset)
+    key, coin_seed = _seeds(flag_values)
+    model = models.make(flag_values["model"].value, dataset.num_classes)
+    init_key = keys.domain_key(key, "examples.train.init")
+    params = model.init(init_key, jnp.asarray(dataset.train_x[0]) * 0)
+    loss, _ = train.make_loss(model.apply, 0, flip=False)
+    shown = _Shown(mechanism, dataset.source, enabled=options.progress)
+    try:
+        return one_run_audit(
+            mechanism,
+            loss,
+            params,
+            (dataset.train_x, dataset.train_y),
+            options.optax_optimizer(mechanism.num_steps),
+            canaries=planted(flag_values),
+            delta=options.delta,
+            key=key,
+            coin_seed=coin_seed,
+            microbatch_size=options.microbatch_size,
+            engine=options.engine,
+            progress=shown,
+            settings=training.flag_settings(flag_values, _SETTINGS),
+            **value,
+        )
+    finally:
+        shown.close()
+
+
+_AUDITS_OWN = (
+    "significance",
+    "guesses",
+    "method",
+    "score",
+    "background",
+)
+
+
+_SETTINGS = [
+    *("dataset", "model", "features", "augmentations"),
+    *("canaries", "num_canaries", *_AUDITS_OWN),
+]
+
+
+class _Shown:
+    """What a person sees of an audit: a bar, or a line for each tenth of the run."""
+
+    def __init__(self, mechanism: DPSGD, source: str, *, enabled: bool) -> None:
+        self._bar = Progress(mechanism.num_steps, 0, enabled=enabled)
+        self._bar.note(f"data: {source}")
+        self._done, self._tenth = 0, max(1, mechanism.num_steps // 10)
+
+    def __call__(self, done: int, total: int) -> None:
+        for _ in range(done - self._done):
+            self._bar.advance(None)
+        tenths = done // self._tenth > self._done // self._tenth
+        if tenths and not sys.stderr.isatty():
+            self._bar.note(f"step {done}/{total}")
+        self._done = done
+        if done == total:
+            self._bar.note("trained; bounding epsilon")
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def page_path(flag_values: flags.FlagValues) -> pathlib.Path:
+    """Return where the page goes, and make the folder."""
+    if flag_values["out"].value is not None:
+        return pathlib.Path(flag_values["out"].value)
+    folder = flag_values["run_dir"].value
+    if folder is None:
+        now = time.strftime("%Y%m%d-%H%M%S")
+        folder = f"runs/audit-{flag_values['dataset'].value}-{now}"
+        pathlib.Path(folder).mkdir(mode=0o700, parents=True)
+    return pathlib.Path(folder) / "audit.html"
+
+
+def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Audit, and write the page; what goes wrong ends the script in one line."""
+    try:
+        found = audit(flag_values)
+        title: Any = (flag_values["dataset"].value, flag_values["model"].value)
+        page = report.write_audit_report(
+            page_path(flag_values), found, title=" · ".join(title)
+        )
+        print(found.verdict, f"page: {page}", sep="\n")
+    except (training.WriteError, report.ReportError) as error:
+        end("audit.py", error, 1)
+    except (data.DataError, ValueError, TypeError) as error:
+        end("audit.py", error)
+    except KeyboardInterrupt:
+        end("audit.py", "interrupted", 130)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the script on its parsed flags."""
+    del argv
+    logging.set_verbosity(logging.FATAL)  # Orbax logs what it raises
+    run()
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse)
