@@ -13,10 +13,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import audit_job
 import data
 import jax.numpy as jnp
-import models
-import scattering
 import train
 from absl import app, flags, logging
 from endings import end
@@ -28,8 +27,6 @@ from dpjax.auditing.canaries import DIRECTIONS, KINDS, Canaries
 from dpjax.auditing.question import METHODS
 from dpjax.auditing.scoring import OF_EXAMPLES
 from dpjax.auditing.white_box import OF_GRADIENTS
-from dpjax.mechanism import DPSGD
-from dpjax.noise import keys
 from dpjax.training.progress import Progress
 
 _CANARIES = {
@@ -56,12 +53,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     ):
         options = {"lower_bound": least, "flag_values": flag_values}
         flags.DEFINE_integer(name, default, text, **options)
-    flags.DEFINE_float(
-        "significance",
-        0.05,
-        "How often the bound may be too high.",
-        flag_values=flag_values,
-    )
+    text = "How often the bound may be too high."
+    flags.DEFINE_float("significance", 0.05, text, flag_values=flag_values)
     for name, text in (
         ("out", "The page; audit.html in the run folder if not given."),
         ("repeat", "The JSON of an audit, which is done again."),
@@ -139,25 +132,19 @@ def planted(flag_values: flags.FlagValues) -> Canaries:
 def audit(flag_values: flags.FlagValues = flags.FLAGS) -> AuditReport:
     """Do what the flags say."""
     options = training.read_flags(flag_values)
-    value = {name: flag_values[name].value for name in _AUDITS_OWN}
-    name = flag_values["dataset"].value
-    dataset = data.load(name, flag_values["data_dir"].value)
-    mechanism = options.mechanism(len(dataset.train_y))
-    if flag_values["features"].value == "scattering":
-        dataset = scattering.scatter_dataset(dataset)
     key, coin_seed = _seeds(flag_values)
-    model = models.make(flag_values["model"].value, dataset.num_classes)
-    init_key = keys.domain_key(key, "examples.train.init")
-    params = model.init(init_key, jnp.asarray(dataset.train_x[0]) * 0)
-    loss, _ = train.make_loss(model.apply, 0, flip=False)
-    shown = _Shown(mechanism, dataset.source, enabled=options.progress)
+    task = audit_job.job(options, key, flag_values)
+    x, y = task.dataset.train_x, task.dataset.train_y
+    shown = _Shown(
+        task.mechanism.num_steps, task.dataset.source, enabled=options.progress
+    )
     try:
         return one_run_audit(
-            mechanism,
-            loss,
-            params,
-            (dataset.train_x, dataset.train_y),
-            options.optax_optimizer(mechanism.num_steps),
+            task.mechanism,
+            task.loss,
+            task.params,
+            (x, y),
+            task.optimizer,
             canaries=planted(flag_values),
             delta=options.delta,
             key=key,
@@ -166,19 +153,13 @@ def audit(flag_values: flags.FlagValues = flags.FLAGS) -> AuditReport:
             engine=options.engine,
             progress=shown,
             settings=training.flag_settings(flag_values, _SETTINGS),
-            **value,
+            **{name: flag_values[name].value for name in _AUDITS_OWN},
         )
     finally:
         shown.close()
 
 
-_AUDITS_OWN = (
-    "significance",
-    "guesses",
-    "method",
-    "score",
-    "background",
-)
+_AUDITS_OWN = ("significance", "guesses", "method", "score", "background")
 
 
 _SETTINGS = [
@@ -190,10 +171,10 @@ _SETTINGS = [
 class _Shown:
     """What a person sees of an audit: a bar, or a line for each tenth of the run."""
 
-    def __init__(self, mechanism: DPSGD, source: str, *, enabled: bool) -> None:
-        self._bar = Progress(mechanism.num_steps, 0, enabled=enabled)
+    def __init__(self, num_steps: int, source: str, *, enabled: bool) -> None:
+        self._bar = Progress(num_steps, 0, enabled=enabled)
         self._bar.note(f"data: {source}")
-        self._done, self._tenth = 0, max(1, mechanism.num_steps // 10)
+        self._done, self._tenth = 0, max(1, num_steps // 10)
 
     def __call__(self, done: int, total: int) -> None:
         for _ in range(done - self._done):

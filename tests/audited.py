@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 import dpjax
-from dpjax.auditing import one_run_audit
+from dpjax.auditing.audit import one_run_audit
 
 NUM_EXAMPLES, NUM_FEATURES, WIDTH = 200, 60, 20
 

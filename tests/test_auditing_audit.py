@@ -30,9 +30,15 @@ def slowly(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+TOLD = []
+
+
 @functools.cache
 def usual():
-    return audit(GradientCanaries(200), background=200)
+    def tell(*pair):
+        TOLD.append(pair)
+
+    return audit(GradientCanaries(200), background=200, progress=tell)
 
 
 def test_private_training_is_passed():
@@ -60,6 +66,7 @@ def test_a_canary_that_is_in_scores_one_and_noise_is_as_large_as_stated(directio
     assert found.out_scores.std() == pytest.approx(deviation, rel=0.35)
 
 
+@pytest.mark.slow
 def test_the_audit_has_power():
     found = audit(GradientCanaries(400), mechanism=plan(noise_multiplier=0.4))
     assert 1 < found.lower_bound < found.theoretical
@@ -114,11 +121,11 @@ def test_training_without_noise_or_without_clipping_is_caught(
 @pytest.mark.parametrize(
     ("kind", "score"),
     [
-        ("mislabelled", "loss"),
-        ("random", "checkpoints"),
-        ("crafted", "gradient"),
+        ("mislabelled", "gradient"),
+        slowly("mislabelled", "loss"),
+        slowly("random", "checkpoints"),
+        slowly("crafted", "gradient"),
         slowly("mislabelled", "checkpoints"),
-        slowly("mislabelled", "gradient"),
         slowly("random", "loss"),
         slowly("random", "gradient"),
         slowly("crafted", "loss"),
@@ -169,24 +176,17 @@ def test_the_trainer_sees_canaries_as_rows_and_their_code_in_the_loss():
     "canaries", [GradientCanaries(60), slowly(ExampleCanaries(60))]
 )
 def test_the_seeds_of_a_report_repeat_it(canaries):
-    small = {"mechanism": plan(num_steps=2)}
+    small = {"mechanism": plan(num_steps=2), "background": 0}
     found = audit(canaries, key=None, coin_seed=None, **small)
     kept = json.loads(found.to_json())
     key = jnp.asarray(kept["seeds"]["key"], jnp.uint32)
     again = audit(canaries, key=key, coin_seed=kept["seeds"]["coins"], **small)
     assert again == found == AuditReport.from_json(found.to_json())
-    other = audit(canaries, key=key, coin_seed=1, **small)
-    assert other.coins != found.coins
 
 
 def test_progress_is_told():
-    told = []
-    audit(
-        ExampleCanaries(60),
-        mechanism=plan(num_steps=15),
-        progress=lambda *pair: told.append(pair),
-    )
-    assert told == [(step, 15) for step in range(1, 16)]
+    usual()
+    assert TOLD == [(step, 8) for step in range(1, 9)]
 
 
 # What is refused.

@@ -10,7 +10,6 @@ from dpjax import _check, _files, noise
 from dpjax.auditing import coin
 from dpjax.auditing.audit_report import AuditReport
 from dpjax.auditing.canaries import Canaries
-from dpjax.auditing.from_scores import checked_scores
 from dpjax.auditing.planting import plant, with_canaries
 from dpjax.auditing.question import Question
 from dpjax.auditing.watching import Progress
@@ -114,14 +113,9 @@ def one_run_audit(
       machine learning, section 5, for white-box canaries.
     """
     audited = with_canaries(mechanism, _checked(canaries).count)
-    question = Question.checked(
-        audited,
-        canaries,
-        delta=delta,
-        significance=significance,
-        method=method,
-        guesses=guesses,
-    )
+    asked: dict[str, Any] = {"delta": delta, "significance": significance}
+    asked |= {"method": method, "guesses": guesses}
+    question = Question.checked(audited, canaries, **asked)
     words, seed = noise.key_data(key), coin.coin_seed(coin_seed)
     coins = coin.flip(canaries.count, seed)
     run = Training(
@@ -137,17 +131,10 @@ def one_run_audit(
         progress=progress,
     )
     score = checked_score(score, canaries, trainer)
-    scores = checked_scores("scores", run.scores(score))
-    seeds = {"coins": seed, "key": np.asarray(words).tolist()}
-    access = "white-box" if trainer is None else "black-box"
-    return question.answer(
-        scores,
-        coins,
-        score=score,
-        access=access,
-        seeds=seeds,
-        settings=_files.json_copy(settings or {}),
-    )
+    context = {"score": score, "settings": _files.json_copy(settings or {})}
+    context["access"] = "white-box" if trainer is None else "black-box"
+    context["seeds"] = {"coins": seed, "key": np.asarray(words).tolist()}
+    return question.answer(run.scores(score), coins, **context)
 
 
 def _checked(canaries: Canaries) -> Canaries:

@@ -13,6 +13,7 @@ from dpjax import _check, sampling
 from dpjax.auditing import coin
 from dpjax.auditing.audit_report import AuditReport
 from dpjax.auditing.canaries import Canaries
+from dpjax.auditing.from_scores import checked_scores
 from dpjax.auditing.lower_bound import LowerBound, checked_delta
 from dpjax.auditing.one_run import one_run_epsilon
 from dpjax.mechanism import DPSGD
@@ -83,10 +84,14 @@ class Question:
         """Return the report on scores of a run.
 
         Args:
-          scores: (m,) finite.
+          scores: (m,).
           coins: (m,) bool.
           **context: of the report: score, access, seeds and settings.
+
+        Raises:
+          ValueError: scores that are not finite.
         """
+        checked_scores("scores", scores)
         made = coin.guess(scores, coins, self.guesses)
         bounds = self._bounds(made)
         level, method = self.significance, self.method
