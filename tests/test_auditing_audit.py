@@ -186,7 +186,7 @@ def test_the_seeds_of_a_report_repeat_it(canaries):
 
 def test_progress_is_told():
     usual()
-    assert TOLD == [(step, 8) for step in range(1, 9)]
+    assert [(step, 8) for step in range(1, 9)] == TOLD
 
 
 # What is refused.

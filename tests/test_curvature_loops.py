@@ -122,6 +122,7 @@ def test_a_batch_size_below_one_is_refused():
 def test_a_key_may_be_an_integer_or_typed():
     space = vectors.space_of(LIKE)
     drawn = [
-        vectors.signs(space, vectors.probe_key(key, LIKE)) for key in (5, jax.random.key(5))
+        vectors.signs(space, vectors.probe_key(key, LIKE))
+        for key in (5, jax.random.key(5))
     ]
     np.testing.assert_array_equal(*drawn)
