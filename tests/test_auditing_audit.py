@@ -30,13 +30,13 @@ def slowly(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-TOLD = []
+told = []
 
 
 @functools.cache
 def usual():
     def tell(*pair):
-        TOLD.append(pair)
+        told.append(pair)
 
     return audit(GradientCanaries(200), background=200, progress=tell)
 
@@ -186,7 +186,7 @@ def test_the_seeds_of_a_report_repeat_it(canaries):
 
 def test_progress_is_told():
     usual()
-    assert TOLD == [(step, 8) for step in range(1, 9)]
+    assert told == [(step, 8) for step in range(1, 9)]
 
 
 # What is refused.
