@@ -248,6 +248,18 @@ def test_a_mechanism_without_a_promise_is_refused():
         audit(GradientCanaries(60), mechanism=free)
 
 
+def test_a_mechanism_whose_noise_is_not_solved_for_is_refused_before_training():
+    def never(*_):
+        raise AssertionError("trained")
+
+    with pytest.raises(ValueError, match="calibrate"):
+        audit(
+            GradientCanaries(60),
+            mechanism=plan(noise_multiplier=None),
+            trainer=never,
+        )
+
+
 def test_the_mechanisms_own_curve_is_for_poisson_samples():
     fixed = plan(sampler=sampling.FixedSize())
     with pytest.raises(ValueError, match="Poisson"):
