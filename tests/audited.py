@@ -52,11 +52,12 @@ def audit(canaries, *, mechanism=None, **options):
     )
 
 
-def gaussian_trainer(noise_std, *, seed=None):
+def gaussian_trainer(noise_std):
     """Return a trainer of one step without sampling: clip to 1, add up, add noise."""
 
     def trainer(loss_fn, params, data, key):
-        grads = jax.vmap(jax.grad(loss_fn), (None, *[0] * len(data)))(params, *data)
+        each = jax.jit(jax.vmap(jax.grad(loss_fn), (None, *[0] * len(data))))
+        grads = each(params, *data)
         flat = jnp.concatenate(
             [leaf.reshape(len(data[0]), -1) for leaf in jax.tree.leaves(grads)], 1
         )

@@ -30,13 +30,13 @@ def slowly(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-TOLD = []
+told = []
 
 
 @functools.cache
 def usual():
     def tell(*pair):
-        TOLD.append(pair)
+        told.append(pair)
 
     return audit(GradientCanaries(200), background=200, progress=tell)
 
@@ -186,7 +186,7 @@ def test_the_seeds_of_a_report_repeat_it(canaries):
 
 def test_progress_is_told():
     usual()
-    assert [(step, 8) for step in range(1, 9)] == TOLD
+    assert told == [(step, 8) for step in range(1, 9)]
 
 
 # What is refused.
@@ -246,6 +246,18 @@ def test_a_mechanism_without_a_promise_is_refused():
     free = dpjax.NonPrivate(num_examples=200, expected_batch_size=100, num_steps=2)
     with pytest.raises(TypeError, match="DPSGD"):
         audit(GradientCanaries(60), mechanism=free)
+
+
+def test_a_mechanism_whose_noise_is_not_solved_for_is_refused_before_training():
+    def never(*_):
+        raise AssertionError("trained")
+
+    with pytest.raises(ValueError, match="calibrate"):
+        audit(
+            GradientCanaries(60),
+            mechanism=plan(noise_multiplier=None),
+            trainer=never,
+        )
 
 
 def test_the_mechanisms_own_curve_is_for_poisson_samples():

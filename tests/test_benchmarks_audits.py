@@ -151,7 +151,7 @@ def test_unknown_names_are_refused():
         ("not finite", True, "inf", 1.0, "**inf**"),
         ("not finite", False, 2e-15, 1.0, "0"),
         ("public divisor", True, 4.0, 1.0, "**4**"),
-        ("sampling", True, 0.0, 1e-6, "**p < 0.01**"),
+        ("sampling", True, 0.0, 1e-6, "**p < 1e-06**"),
         ("sampling", False, 0.4627, 1e-6, "p 0.46"),
     ],
 )

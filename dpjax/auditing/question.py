@@ -10,6 +10,7 @@ import numpy as np
 from dp_accounting import DpEvent
 
 from dpjax import _check, sampling
+from dpjax.accounting import Epsilon
 from dpjax.auditing import coin
 from dpjax.auditing.audit_report import AuditReport
 from dpjax.auditing.canaries import Canaries
@@ -34,6 +35,7 @@ class Question:
       significance: the probability, at most, that the bound is too high.
       method: "fdp" or "dp".
       guesses: how many coins are guessed.
+      promised: the mechanism's epsilon at delta.
     """
 
     mechanism: DPSGD
@@ -42,6 +44,7 @@ class Question:
     significance: float
     method: str
     guesses: int
+    promised: Epsilon
 
     @classmethod
     def checked(
@@ -57,7 +60,8 @@ class Question:
         """Return the question, its settings checked against each other.
 
         Raises:
-          ValueError: a setting is out of range, or "fdp" does not fit the sampler.
+          ValueError: a setting is out of range, "fdp" does not fit the sampler, or the
+            mechanism has no noise multiplier yet.
           AuditError: even guesses that are all right would say nothing.
         """
         method = _checked_method(method, mechanism)
@@ -76,7 +80,8 @@ class Question:
                 f"Expected at least {least} guesses for significance={level:g}, got "
                 f"{guesses} of {count} canaries."
             )
-        return cls(mechanism, canaries, delta, level, method, guesses)
+        promised = mechanism.epsilon(delta)
+        return cls(mechanism, canaries, delta, level, method, guesses, promised)
 
     def answer(
         self, scores: np.ndarray, coins: np.ndarray, **context: Any
@@ -99,7 +104,7 @@ class Question:
             lower_bound=LowerBound(
                 bounds[method], delta=self.delta, significance=level, method=method
             ),
-            theoretical=self.mechanism.epsilon(self.delta),
+            theoretical=self.promised,
             delta=self.delta,
             significance=level,
             method=method,

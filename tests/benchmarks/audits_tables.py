@@ -22,13 +22,14 @@ _ROUNDING = 1e-6
 LEGEND = (
     "Bold breaks the promise. The first three columns are audits: the lower bound on "
     "epsilon (at 99 % confidence for all attacks together, of the attack that is "
-    "furthest above what is stated), and what is stated for it. The others are "
-    "invariants of the release: the noise multiplier that is measured, of the one that "
-    "is claimed; the largest correlation of the noise of two steps, layers or runs, of "
-    "what chance allows; the noise of few rows in units of that of four times as many; "
-    "the most that one example moves the sum of a step, in clip norms, where 1 is "
-    "promised; the same of one that is not finite; and the p-value of the batches "
-    "under Poisson sampling. An empty cell: the check does not apply."
+    "furthest above what is stated), and what is stated, the exact epsilon of the "
+    "settings. The others are invariants of the release: the noise multiplier that is "
+    "measured, of the one that is claimed; the largest correlation of the noise of two "
+    "steps, layers or runs, of what chance allows; the noise of few rows in units of "
+    "that of four times as many; the most that one example moves the sum of a step, in "
+    "clip norms, where 1 is promised; the same of one that is not finite; and the "
+    "p-value of the batches under Poisson sampling. An empty cell: the check does not "
+    "apply."
 )
 
 Row = Mapping[str, Any]
@@ -54,7 +55,7 @@ def cell(check: str, found: Row | None) -> str:
         sign = ">" if found["caught"] else "<"
         text = f"{value:.1f} {sign} {allowed:.1f}"
     elif check == "sampling":
-        text = f"p {value:.2f}" if value >= 0.01 else "p < 0.01"
+        text = f"p < {allowed:g}" if found["caught"] else f"p {value:.2g}"
     elif check in IN_UNITS:
         text = f"{value:.2g}" if value > _ROUNDING else "0"
     else:
@@ -116,9 +117,10 @@ def _statements(run: Row) -> Iterator[str]:
     for part, library in run["libraries"].items():
         if library["stated"] is not None:
             yield (
-                f"- {TITLES[part]}, of a run that samples: its own accountant states "
-                f"epsilon {library['stated']:.2f} at delta {promise['delta']:g}; "
-                f"Poisson sampling gives {promise['epsilon']:.2f}."
+                f"- {TITLES[part]}: where the exact epsilon of a run that samples is "
+                f"{promise['epsilon']:.2f}, at delta {promise['delta']:g}, its own "
+                f"accountant states {library['stated']:.2f}; a bound between the two "
+                "breaks the former alone."
             )
 
 
