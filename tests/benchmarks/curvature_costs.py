@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import curvature_tables
 import jax
 import jax.numpy as jnp
 import machine
@@ -29,7 +30,6 @@ from dpjax import curvature
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 RESULTS = pathlib.Path(__file__).with_name("curvature_results.json")
-MARKS = "<!-- curvature:start -->", "<!-- curvature:end -->"
 PARTS = ("gradients", "tour", "spectrum")
 
 NUM_EXAMPLES = curvature_probe.NUM_EXAMPLES
@@ -107,18 +107,40 @@ def gradients(name: str, options: programs.Options) -> dict[str, Any]:
     for call in calls.values():
         call()
     times = timing.side_by_side(calls, options.rounds, turn=options.turn)
-    flops = {key: runs[key].cost_analysis()["flops"] for key in ("gradient", "hvp")}
     base = times["gradient"]
     return {
         "title": title,
         "params": work.num_params,
         "batch": work.batch[1].shape[0],
         "gradient_ms": 1e3 * sorted(base)[len(base) // 2],
-        "hvp_flops": flops["hvp"] / flops["gradient"],
+        "operations": operations(runs["gradient"], contestants["hvp"], args),
         "ratio": {
             key: timing.median_ratio(times[key], base) for key in list(calls)[1:]
         },
     }
+
+
+def operations(
+    gradient: Any, product: Callable[..., Any], args: tuple[Any, Any]
+) -> dict[str, float]:
+    """Return XLA's count of operations of products at one point, in gradients.
+
+    Args:
+        gradient: The compiled gradient.
+        product: `product(params, vector)`.
+        args: Parameters and a vector.
+    """
+
+    def twice(params: Any, vector: Any) -> Any:
+        other = jax.tree.map(jnp.sin, vector)
+        return product(params, vector), product(params, other)
+
+    base = gradient.cost_analysis()["flops"]
+    one, two = (
+        programs.compiled(fn, args, 1).run.cost_analysis()["flops"] / base
+        for fn in (product, twice)
+    )
+    return {"first": one, "further": two - one}
 
 
 def curvature_of(loss: Callable[..., jax.Array], public: curvature.Public) -> Any:
@@ -150,28 +172,6 @@ def spectrum(options: programs.Options) -> dict[str, Any]:
     return sizes | {"params": work.num_params, "seconds": seconds}
 
 
-def render(run: Run) -> str:
-    """Return the tables in Markdown."""
-    blocks = [f"{table.machine_line(dict(run))}"]
-    if run["settings"]["quick"]:
-        blocks.append("A trial at tiny sizes: these numbers measure nothing.")
-    if run["gradients"]:
-        blocks += [
-            "Time in plain gradients of the same batch (a probe is 10 Lanczos steps "
-            "and 10 products for the trace):",
-            _gradients(run["gradients"]),
-        ]
-    if run["tour"]:
-        tour = run["tour"]
-        blocks.append(
-            f"Per-example TD gradients of two examples: {tour['with jit']:.3f} ms with "
-            f"jit, {tour['without jit']:.2f} ms without: {tour['ratio']:.0f} times."
-        )
-    if run["spectrum"]:
-        blocks.append(_spectrum(run["spectrum"]))
-    return "\n\n".join(blocks) + "\n"
-
-
 def read_results() -> dict[str, Any] | None:
     """Return the run that is kept beside this file, if one is."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else None
@@ -181,7 +181,7 @@ def write_out(run: Run, folder: pathlib.Path) -> None:
     """Write results.json and table.md into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(run, folder / "results.json")
-    (folder / "table.md").write_text(render(run))
+    (folder / "table.md").write_text(curvature_tables.render(run))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -192,45 +192,24 @@ def main(argv: Sequence[str]) -> None:
     run = measure(values) if values.measure else read_results()
     if run is None:
         raise app.UsageError("Expected results that are kept, got none.")
-    print("\n" + render(run))
+    print("\n" + curvature_tables.render(run))
     if values.out:
         write_out(run, pathlib.Path(values.out))
     if values.write_readme:
         if run["settings"]["quick"]:
             raise app.UsageError("Expected a measurement to keep, got --quick.")
         _write(run, RESULTS)
-        README.write_text(table.replace_block(README.read_text(), render(run), MARKS))
+        README.write_text(
+            table.replace_block(
+                README.read_text(), curvature_tables.render(run), curvature_tables.MARKS
+            )
+        )
 
 
 def _workload(name: str, options: programs.Options) -> tuple[str, workloads.Workload]:
     title, sizes, tiny = MODELS[name]
     chosen = tiny if options.quick else sizes
     return title, workloads.BUILDERS[name](**chosen)
-
-
-def _gradients(rows: Sequence[Run]) -> str:
-    head = ["model", "parameters", "batch", "gradient", "HVP", "HVP, in operations"]
-    head += ["Lanczos", "trace", "probe"]
-    lines = [
-        [
-            row["title"],
-            f"{row['params']:,}",
-            str(row["batch"]),
-            f"{row['gradient_ms']:.1f} ms",
-            f"{row['ratio']['hvp']:.2f}",
-            f"{row['hvp_flops']:.2f}",
-            *(f"{row['ratio'][key]:.1f}" for key in ("lanczos", "trace", "probe")),
-        ]
-        for row in rows
-    ]
-    return table.markdown(head, lines)
-
-
-def _spectrum(row: Run) -> str:
-    return (
-        f"Spectrum of {row['params']:,} parameters on {row['examples']:,} examples, "
-        f"{row['probes']} probes of {row['steps']} steps: {row['seconds']:.0f} s."
-    )
 
 
 def _write(run: Run, path: pathlib.Path) -> None:
