@@ -23,6 +23,7 @@ hypothesis.settings.load_profile("dpjax")
 # Run by an interpreter of their own, which has what they import.
 collect_ignore_glob = [
     "benchmarks/opacus_accounting.py",
+    "benchmarks/opacus_audits.py",
     "benchmarks/opacus_networks.py",
     "benchmarks/opacus_worker.py",
 ]

@@ -70,3 +70,15 @@ def test_a_line_that_takes_too_many_nodes_is_refused():
     few = Side([SampledGaussian(1.0, 1e-6)], ONCE, False)
     with pytest.raises(WeakContourError):
         line.draw(few, REGION, 3.5, 30.0, 1.0, -50.0, 256)
+
+
+@pytest.mark.parametrize("log_mass", [0.0, -1e-300, -1e-5, -50.0])
+def test_losses_above_a_ceiling_are_finite_at_any_epsilon(log_mass):
+    drawn = line.Line(1.0, 1.0, np.zeros(1), None, 0.0, beyond=(-0.1, log_mass))
+    repeats, epsilons = np.array([1.0, 8.0]), np.array([1.0, 3000.0])
+    values, slopes = drawn.above(repeats, epsilons)
+    assert np.isfinite(values).all()
+    assert (slopes <= 0).all()
+    lower = -np.e * -np.expm1(log_mass)
+    assert slopes[0] == pytest.approx(lower, rel=1e-12)
+    assert values[0] == pytest.approx(-np.expm1(-0.1) + lower, rel=1e-12)

@@ -12,6 +12,8 @@ from dpjax.accounting.contours.saddle import Side, WeakContourError
 _CHUNK = 64
 _ULP = 2.0**-52
 
+_LARGEST_EXPONENT = 700.0
+
 _MOST_CANCELLED = 1e-7
 """Largest share of rounding in a delta that is one."""
 
@@ -56,7 +58,9 @@ class Line(NamedTuple):
         P's mass less e^epsilon times Q's.
         """
         upper = -np.expm1(repeats * self.beyond[0])
-        lower = np.exp(epsilons) * np.expm1(repeats * self.beyond[1])
+        with np.errstate(divide="ignore"):
+            log_lower = epsilons + np.log(-np.expm1(repeats * self.beyond[1]))
+        lower = -np.exp(np.minimum(log_lower, _LARGEST_EXPONENT))
         return upper + lower, lower
 
 
