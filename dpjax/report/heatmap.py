@@ -11,7 +11,7 @@ from dpjax.report.marks import Mark
 
 WIDTH, HEIGHT = 400.0, 300.0
 _LEVELS = 8
-_LEGEND = 112.0
+_LEGEND = 132.0  # the longest labels that `number_short` makes
 _SWATCH = 14.0
 
 
