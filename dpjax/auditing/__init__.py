@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from dpjax.auditing import tensorflow_privacy
 from dpjax.auditing.attacks import lira, logit_scores, rmia
 from dpjax.auditing.audit_report import AuditReport
 from dpjax.auditing.bayesian import credible_interval
@@ -14,6 +15,7 @@ from dpjax.auditing.lower_bound import LowerBound
 from dpjax.auditing.one_run import one_run_epsilon
 from dpjax.auditing.planting import with_canaries
 from dpjax.auditing.secrets import exposure
+from dpjax.auditing.slices import Slice, attack_slices
 
 __all__ = [
     "AuditError",
@@ -22,6 +24,8 @@ __all__ = [
     "GradientCanaries",
     "Interval",
     "LowerBound",
+    "Slice",
+    "attack_slices",
     "auroc",
     "credible_interval",
     "epsilon_from_counts",
@@ -32,6 +36,7 @@ __all__ = [
     "one_run_audit",
     "one_run_epsilon",
     "rmia",
+    "tensorflow_privacy",
     "tpr_at_fpr",
     "with_canaries",
 ]

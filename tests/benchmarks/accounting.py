@@ -109,10 +109,10 @@ def main(argv: Sequence[str]) -> None:
     run = measure(values) if values.measure else read_results()
     if run is None:
         raise app.UsageError("Expected results that are kept, got none.")
-    text = accounting_tables.render(run)
-    print("\n" + text)
     if values.out:
         write_out(run, pathlib.Path(values.out))
+    text = accounting_tables.render(run)
+    print("\n" + text)
     if values.write_readme:
         if run["settings"]["quick"]:
             raise app.UsageError("Expected a measurement to keep, got --quick.")

@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-MARKS = "<!-- audits:start -->", "<!-- audits:end -->"
+MARKS = "<!-- audit_power:start -->", "<!-- audit_power:end -->"
 DELTA, SIGNIFICANCE = 1e-5, 0.05
 
 METHODS = {
