@@ -13,6 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "benchmarks"))
 import audit_power
 import audit_scenes
 import audit_tables
+import command
 import table
 
 
@@ -106,7 +107,7 @@ def test_unknown_parts_are_refused():
 
 
 def test_results_that_are_kept_are_measurements():
-    kept = audit_power.read_results()
+    kept = audit_power.COMMAND.read_results()
     if kept is None:
         pytest.skip("no results are kept")
     assert_is_a_run(kept)
@@ -118,7 +119,7 @@ def test_results_that_are_kept_are_measurements():
 
 
 def test_readme_shows_the_results_that_are_kept():
-    block = table.read_block(audit_power.README.read_text(), audit_tables.MARKS)
+    block = table.read_block(command.README.read_text(), audit_tables.MARKS)
     if block is None:
         pytest.skip("README shows no benchmark of audits")
-    assert block == audit_tables.render(audit_power.read_results())
+    assert block == audit_tables.render(audit_power.COMMAND.read_results())

@@ -16,6 +16,7 @@ import audits
 import audits_tables
 import audits_trainers
 import broken_trainers
+import command
 import table
 import trainer_checks
 import trainer_invariants
@@ -165,14 +166,14 @@ def test_a_check_that_does_not_apply_is_empty():
 
 
 def test_it_is_written_into_a_folder(tmp_path):
-    audits.write_out(trial(), tmp_path / "out")
+    audits.COMMAND.write_out(trial(), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == trial()
     text = (tmp_path / "out" / "table.md").read_text()
     assert text == audits_tables.render(trial())
 
 
 def test_results_that_are_kept_are_a_measurement_of_everyone():
-    kept = audits.read_results()
+    kept = audits.COMMAND.read_results()
     if kept is None:
         pytest.skip("no results are kept")
     assert not kept["settings"]["quick"]
@@ -191,7 +192,7 @@ def test_results_that_are_kept_are_a_measurement_of_everyone():
 
 def test_readme_shows_the_results_that_are_kept():
     marks = audits_tables.MARKS
-    block = table.read_block(audits.README.read_text(), marks)
+    block = table.read_block(command.README.read_text(), marks)
     if block is None:
         pytest.skip("README shows no bench of audits")
-    assert block == audits_tables.render(audits.read_results())
+    assert block == audits_tables.render(audits.COMMAND.read_results())

@@ -9,6 +9,7 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "benchmarks"))
 
+import command
 import curvature_costs as benchmark
 import curvature_tables
 import table
@@ -55,7 +56,7 @@ def test_further_products_take_at_most_twice_the_operations_of_a_gradient(run):
 
 @pytest.mark.slow
 def test_tables_are_written(run, tmp_path):
-    benchmark.write_out(run, tmp_path)
+    benchmark.COMMAND.write_out(run, tmp_path)
     assert (tmp_path / "table.md").read_text() == curvature_tables.render(run)
     assert json.loads((tmp_path / "results.json").read_text()) == run
 
@@ -66,7 +67,7 @@ def test_unknown_parts_are_refused():
 
 
 def test_results_that_are_kept_are_measurements():
-    kept = benchmark.read_results()
+    kept = benchmark.COMMAND.read_results()
     if kept is None:
         pytest.skip("no results are kept")
     assert_is_a_run(kept)
@@ -75,7 +76,7 @@ def test_results_that_are_kept_are_measurements():
 
 
 def test_readme_shows_the_results_that_are_kept():
-    block = table.read_block(benchmark.README.read_text(), curvature_tables.MARKS)
+    block = table.read_block(command.README.read_text(), curvature_tables.MARKS)
     if block is None:
         pytest.skip("README shows no benchmark of curvature")
-    assert block == curvature_tables.render(benchmark.read_results())
+    assert block == curvature_tables.render(benchmark.COMMAND.read_results())

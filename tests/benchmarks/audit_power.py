@@ -7,25 +7,27 @@ of canaries.
 """
 
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import audit_scenes
 import audit_tables
+import command
 import machine
 import numpy as np
-import table
 from absl import app, flags
 
 import dpjax
 from dpjax import auditing
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
-RESULTS = pathlib.Path(__file__).with_name("audit_results.json")
 PARTS = ("guesses", "curves", "power")
+COMMAND = command.Command(
+    PARTS,
+    pathlib.Path(__file__).with_name("audit_results.json"),
+    audit_tables.render,
+    audit_tables.MARKS,
+)
 PACKAGES = ("dpjax", "numpy", "scipy")
 
 DELTA, SIGNIFICANCE = audit_tables.DELTA, audit_tables.SIGNIFICANCE
@@ -40,22 +42,13 @@ Run = Mapping[str, Any]
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Define the flags of the command."""
-    own: dict[str, Any] = {"flag_values": flag_values}
-    text = (
-        f"Tables to measure, any of: {', '.join(PARTS)}. The others stay as they were "
-        "measured last."
+    COMMAND.define_flags(
+        flag_values,
+        out="Folder for results.json, table.md and power.svg.",
+        quick="Few and small questions",
     )
-    flags.DEFINE_list("parts", list(PARTS), text, **own)
-    text = "Folder for results.json, table.md and power.svg."
-    flags.DEFINE_string("out", None, text, **own)
-    for name, default, text in (
-        ("quick", False, "Few and small questions: a trial, no measurement."),
-        ("measure", True, "Measure; else only write out the results that are kept."),
-        ("write_readme", False, "Keep the results, and put their tables into README."),
-    ):
-        flags.DEFINE_bool(name, default, text, **own)
     text = "Simulated runs of each size."
-    flags.DEFINE_integer("trials", 40, text, lower_bound=2, **own)
+    flags.DEFINE_integer("trials", 40, text, lower_bound=2, flag_values=flag_values)
 
 
 def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
@@ -64,9 +57,7 @@ def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
     Raises:
         ValueError: If a flag names what is not there.
     """
-    for part in flag_values.parts:
-        if part not in PARTS:
-            raise ValueError(f"Expected any of {PARTS}, got parts={part!r}.")
+    COMMAND.check_parts(flag_values.parts)
     quick, trials = flag_values.quick, flag_values.trials
     run: dict[str, Any] = {
         "versions": machine.versions(PACKAGES),
@@ -77,7 +68,7 @@ def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
         "curves": lambda: [] if quick else [curves_row(*row) for row in MECHANISMS],
         "power": lambda: [power_row(n, trials) for n in SIZES[: 1 if quick else 9]],
     }
-    kept = read_results() or {}
+    kept = COMMAND.read_results() or {}
     found = {part: measures[part]() for part in flag_values.parts}
     return {part: kept.get(part, []) for part in PARTS} | run | found
 
@@ -180,40 +171,16 @@ def simulated(canaries: int, random: np.random.Generator) -> dict[str, float]:
     return bounds
 
 
-def read_results() -> dict[str, Any] | None:
-    """Return the run that is kept beside this file, if one is."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else None
-
-
 def write_out(run: Run, folder: pathlib.Path) -> None:
     """Write results.json, table.md and the power curve into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(run, folder / "results.json")
-    (folder / "table.md").write_text(audit_tables.render(run))
+    COMMAND.write_out(run, folder)
     if run["power"]:
         audit_tables.draw(run["power"], folder / "power.svg")
 
 
 def main(argv: Sequence[str]) -> None:
     """Measure, print the tables, and write what the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags alone, got {argv[1:]}.")
-    values = flags.FLAGS
-    run = measure(values) if values.measure else read_results()
-    if run is None:
-        raise app.UsageError("Expected results that are kept, got none.")
-    print("\n" + audit_tables.render(run))
-    if values.out:
-        write_out(run, pathlib.Path(values.out))
-    if values.write_readme:
-        if run["settings"]["quick"]:
-            raise app.UsageError("Expected a measurement to keep, got --quick.")
-        _write(run, RESULTS)
-        README.write_text(
-            table.replace_block(
-                README.read_text(), audit_tables.render(run), audit_tables.MARKS
-            )
-        )
+    COMMAND.carry_out(argv, measure, write_out)
 
 
 def _one_run(canaries: int, guesses: int, correct: int, **options: Any) -> float:
@@ -231,10 +198,6 @@ def _one_run(canaries: int, guesses: int, correct: int, **options: Any) -> float
 
 def _gaussian(mu: float) -> Any:
     return audit_scenes.Mechanism(1.0, 1, 1 / mu).event(1 / mu)
-
-
-def _write(run: Run, path: pathlib.Path) -> None:
-    path.write_text(json.dumps(run, indent=1) + "\n")
 
 
 if __name__ == "__main__":

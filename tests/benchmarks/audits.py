@@ -8,12 +8,11 @@ interpreter is `--opacus_python`.
 
 import contextlib
 import dataclasses
-import json
 import math
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -24,8 +23,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import accounting_client
 import audits_tables
 import audits_trainers
+import command
 import machine
-import table
 from broken_trainers import TRAINERS, Trainer
 from trainer_attacks import SAMPLED, SAMPLED_DELTA
 from trainer_checks import CHECKS
@@ -33,33 +32,26 @@ from trainer_terms import Terms, Verdict
 
 HERE = pathlib.Path(__file__).resolve().parent
 README = HERE.parents[1] / "README.md"
-RESULTS = HERE / "audits_results.json"
 PACKAGES = ("dpjax", "jax", "optax", "jax-privacy", "numpy", "scipy")
 OPACUS = {"opacus": True, "opacus_unsampled": False}
 PARTS = ("broken", *audits_trainers.PARTS, *OPACUS)
+COMMAND = command.Command(
+    PARTS,
+    pathlib.Path(__file__).with_name("audits_results.json"),
+    audits_tables.render,
+    audits_tables.MARKS,
+)
 
 Row = dict[str, Any]
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Define the flags of the command."""
-    own: dict[str, Any] = {"flag_values": flag_values}
-    text = (
-        f"What to check, any of: {', '.join(PARTS)}. The others stay as they were "
-        "measured last."
-    )
-    flags.DEFINE_list("parts", list(PARTS), text, **own)
+    COMMAND.define_flags(flag_values, quick="Hardly any runs")
     text = "Interpreter that has Opacus."
-    flags.DEFINE_string("opacus_python", None, text, **own)
-    flags.DEFINE_string("out", None, "Folder for results.json and table.md.", **own)
-    for name, default, text in (
-        ("quick", False, "Hardly any runs: a trial, no measurement."),
-        ("measure", True, "Measure; else only write out the results that are kept."),
-        ("write_readme", False, "Keep the results, and put their tables into README."),
-    ):
-        flags.DEFINE_bool(name, default, text, **own)
+    flags.DEFINE_string("opacus_python", None, text, flag_values=flag_values)
     text = "Runs of libraries, as a share of those of the trainers with a bug."
-    flags.DEFINE_float("effort", 0.2, text, lower_bound=0.0, **own)
+    flags.DEFINE_float("effort", 0.2, text, lower_bound=0.0, flag_values=flag_values)
 
 
 def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
@@ -68,10 +60,7 @@ def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
     Raises:
         ValueError: If a flag names what is not there.
     """
-    for part in flag_values.parts:
-        if part not in PARTS:
-            listed = ", ".join(map(repr, PARTS))
-            raise ValueError(f"Expected any of {listed}, got parts={part!r}.")
+    COMMAND.check_parts(flag_values.parts)
     run = _start(flag_values)
     scale = 0.05 if flag_values.quick else 1.0
     if "broken" in flag_values.parts:
@@ -108,41 +97,14 @@ def checked(title: str, trainer: Trainer, terms: Terms) -> Row:
     return row
 
 
-def read_results() -> dict[str, Any] | None:
-    """Return the run that is kept beside this file, if one is."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else None
-
-
-def write_out(run: Mapping[str, Any], folder: pathlib.Path) -> None:
-    """Write results.json and table.md into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(run, folder / "results.json")
-    (folder / "table.md").write_text(audits_tables.render(run))
-
-
 def main(argv: Sequence[str]) -> None:
     """Measure, print the tables, and write what the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags alone, got {argv[1:]}.")
-    values = flags.FLAGS
-    run = measure(values) if values.measure else read_results()
-    if run is None:
-        raise app.UsageError("Expected results that are kept, got none.")
-    text = audits_tables.render(run)
-    print("\n" + text)
-    if values.out:
-        write_out(run, pathlib.Path(values.out))
-    if values.write_readme:
-        if run["settings"]["quick"]:
-            raise app.UsageError("Expected a measurement to keep, got --quick.")
-        _write(run, RESULTS)
-        marks = audits_tables.MARKS
-        README.write_text(table.replace_block(README.read_text(), text, marks))
+    COMMAND.carry_out(argv, measure)
 
 
 def _start(values: flags.FlagValues) -> dict[str, Any]:
     """Return a run of nothing yet, with what is kept of the parts left out."""
-    kept = {} if values.quick else (read_results() or {})
+    kept = {} if values.quick else (COMMAND.read_results() or {})
     return {
         "machine": {"versions": machine.versions(PACKAGES)},
         "settings": {"quick": values.quick},
@@ -198,10 +160,6 @@ def _plain(verdict: Verdict) -> Row:
         "allowed": float(verdict.allowed),
         "where": verdict.where,
     }
-
-
-def _write(run: Mapping[str, Any], path: pathlib.Path) -> None:
-    path.write_text(json.dumps(run, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,18 +5,17 @@ batch, in one process; those ratios are what counts, not the milliseconds. The s
 of a million parameters takes minutes and is asked for by `--parts`.
 """
 
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import command
 import curvature_tables
 import jax
 import jax.numpy as jnp
 import machine
 import programs
-import table
 import timing
 import workloads
 from absl import app, flags
@@ -27,10 +26,13 @@ import curvature_probe  # isort: skip
 
 from dpjax import curvature
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
-RESULTS = pathlib.Path(__file__).with_name("curvature_results.json")
 PARTS = ("gradients", "tour", "spectrum")
+COMMAND = command.Command(
+    PARTS,
+    pathlib.Path(__file__).with_name("curvature_results.json"),
+    curvature_tables.render,
+    curvature_tables.MARKS,
+)
 
 NUM_EXAMPLES = curvature_probe.NUM_EXAMPLES
 MODELS = {
@@ -49,21 +51,9 @@ Run = Mapping[str, Any]
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Define the flags of the command."""
-    own: dict[str, Any] = {"flag_values": flag_values}
-    text = (
-        f"Tables to measure, any of: {', '.join(PARTS)}. The others stay as they were "
-        "measured last."
-    )
-    flags.DEFINE_list("parts", list(PARTS[:2]), text, **own)
-    flags.DEFINE_string("out", None, "Folder for results.json and table.md.", **own)
-    for name, default, text in (
-        ("quick", False, "Tiny sizes: a trial of the command, no measurement."),
-        ("measure", True, "Measure; else only write out the results that are kept."),
-        ("write_readme", False, "Keep the results, and put their tables into README."),
-    ):
-        flags.DEFINE_bool(name, default, text, **own)
+    COMMAND.define_flags(flag_values, chosen=PARTS[:2], quick="Tiny sizes")
     text = "Rounds of each side-by-side timing."
-    flags.DEFINE_integer("rounds", 15, text, lower_bound=1, **own)
+    flags.DEFINE_integer("rounds", 15, text, lower_bound=1, flag_values=flag_values)
 
 
 def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
@@ -72,9 +62,7 @@ def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
     Raises:
         ValueError: If a flag names what is not there.
     """
-    for part in flag_values.parts:
-        if part not in PARTS:
-            raise ValueError(f"Expected any of {PARTS}, got parts={part!r}.")
+    COMMAND.check_parts(flag_values.parts)
     options = programs.Options(flag_values.rounds, flag_values.quick)
     run = {
         "machine": machine.describe(),
@@ -85,7 +73,7 @@ def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
         "tour": lambda _: autodiff_tour.timing(),
         "spectrum": spectrum,
     }
-    kept = read_results() or {}
+    kept = COMMAND.read_results() or {}
     found = {part: measures[part](options) for part in flag_values.parts}
     return {part: kept.get(part) for part in PARTS} | run | found
 
@@ -172,48 +160,15 @@ def spectrum(options: programs.Options) -> dict[str, Any]:
     return sizes | {"params": work.num_params, "seconds": seconds}
 
 
-def read_results() -> dict[str, Any] | None:
-    """Return the run that is kept beside this file, if one is."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else None
-
-
-def write_out(run: Run, folder: pathlib.Path) -> None:
-    """Write results.json and table.md into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(run, folder / "results.json")
-    (folder / "table.md").write_text(curvature_tables.render(run))
-
-
 def main(argv: Sequence[str]) -> None:
     """Measure, print the tables, and write what the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags alone, got {argv[1:]}.")
-    values = flags.FLAGS
-    run = measure(values) if values.measure else read_results()
-    if run is None:
-        raise app.UsageError("Expected results that are kept, got none.")
-    print("\n" + curvature_tables.render(run))
-    if values.out:
-        write_out(run, pathlib.Path(values.out))
-    if values.write_readme:
-        if run["settings"]["quick"]:
-            raise app.UsageError("Expected a measurement to keep, got --quick.")
-        _write(run, RESULTS)
-        README.write_text(
-            table.replace_block(
-                README.read_text(), curvature_tables.render(run), curvature_tables.MARKS
-            )
-        )
+    COMMAND.carry_out(argv, measure)
 
 
 def _workload(name: str, options: programs.Options) -> tuple[str, workloads.Workload]:
     title, sizes, tiny = MODELS[name]
     chosen = tiny if options.quick else sizes
     return title, workloads.BUILDERS[name](**chosen)
-
-
-def _write(run: Run, path: pathlib.Path) -> None:
-    path.write_text(json.dumps(run, indent=1) + "\n")
 
 
 if __name__ == "__main__":
