@@ -12,7 +12,6 @@ from dpjax.auditing import AuditError, AuditReport, LowerBound, auroc
 
 def report(bound=0.5, **changes):
     values = {
-        "lower_bound": LowerBound(bound, delta=1e-5, significance=0.05, method="dp"),
         "theoretical": Epsilon(2.0, error=1e-9, method="exact"),
         "delta": 1e-5,
         "significance": 0.05,
@@ -22,7 +21,6 @@ def report(bound=0.5, **changes):
         "scores": (0.3, 0.1, 0.2, 0.2),
         "coins": (True, False, True, False),
         "num_guesses": 2,
-        "num_correct": 2,
         "canaries": {"family": "gradient", "count": 4},
         "mechanism": {"num_steps": 3},
         "access": "white-box",
@@ -50,6 +48,18 @@ def test_a_bound_below_it_proves_nothing(bound, words):
     assert not found.violated
     assert words in found.verdict
     assert "no proof" in found.verdict
+
+
+def test_what_follows_from_the_rest_is_derived():
+    found = report(0.5)
+    bound = LowerBound(0.5, delta=1e-5, significance=0.05, method="dp")
+    assert (found.lower_bound, vars(found.lower_bound)) == (bound, vars(bound))
+    assert found.num_correct == 2
+    assert report(coins=(False, True, False, True)).num_correct == 0
+    shown = json.loads(found.to_json())
+    assert (shown["lower_bound"], shown["num_correct"]) == (0.5, 2)
+    with pytest.raises(ValueError, match="a bound by method='fdp'"):
+        report(method="fdp")
 
 
 def test_json_gives_the_same_report():

@@ -31,7 +31,6 @@ def audit_report(bound=1.279, gap=1.0, canaries=None, **changes):
         "bounds": {"dp": 0.9337, "fdp_gaussian": 1.27, "fdp": bound},
         "method": "fdp",
         "num_guesses": 80,
-        "num_correct": 60,
         "canaries": (canaries or GradientCanaries(400)).describe(),
         "mechanism": PLAN.describe(),
     }

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import pathlib
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from dpjax import _check, _files
 from dpjax.accounting import Epsilon
-from dpjax.auditing.coin import AuditError, checked_coins
+from dpjax.auditing.coin import AuditError, checked_coins, guess
 from dpjax.auditing.from_scores import checked_scores
 from dpjax.auditing.lower_bound import LowerBound
 
@@ -22,8 +21,6 @@ class AuditReport:
     """The verdict of an audit, and how it was come by.
 
     Attributes:
-      lower_bound: an epsilon that the training has at least, but for a chance of
-        `significance`; by `method`, which was fixed beforehand.
       theoretical: the epsilon that the mechanism under audit promises at `delta`.
       delta: of both.
       significance: the probability, at most, that the bound is above the truth.
@@ -34,7 +31,6 @@ class AuditReport:
       scores: (m,) of the canaries, larger for what seems to be in.
       coins: (m,) whether each was in.
       num_guesses: fixed before the scores were seen.
-      num_correct: how many were right.
       canaries: their settings.
       mechanism: every public constant of the run under audit, canaries included.
       access: "white-box" (every update) or "black-box" (a trainer's final parameters).
@@ -44,7 +40,6 @@ class AuditReport:
       versions: of the packages.
     """
 
-    lower_bound: LowerBound
     theoretical: Epsilon
     delta: float
     significance: float
@@ -54,7 +49,6 @@ class AuditReport:
     scores: tuple[float, ...]
     coins: tuple[bool, ...]
     num_guesses: int
-    num_correct: int
     canaries: dict[str, Any]
     mechanism: dict[str, Any]
     access: str
@@ -68,6 +62,27 @@ class AuditReport:
         if len(self.coins) != len(scores):
             _check.fail(f"a coin for each of {len(scores)} scores", "coins", self.coins)
         checked_coins(np.asarray(self.coins))
+        if self.method not in self.bounds:
+            _check.fail(f"a bound by method={self.method!r}", "bounds", self.bounds)
+
+    @property
+    def lower_bound(self) -> LowerBound:
+        """An epsilon that the training has at least, but for a chance of significance.
+
+        It is the bound by `method`, which was fixed beforehand.
+        """
+        return LowerBound(
+            self.bounds[self.method],
+            delta=self.delta,
+            significance=self.significance,
+            method=self.method,
+        )
+
+    @property
+    def num_correct(self) -> int:
+        """How many guesses were right."""
+        scores, coins = np.asarray(self.scores), np.asarray(self.coins)
+        return guess(scores, coins, self.num_guesses).correct
 
     @property
     def violated(self) -> bool:
@@ -120,7 +135,11 @@ class AuditReport:
             "error": self.theoretical.error,
             "method": self.theoretical.method,
         }
-        shown = {"violated": self.violated, "verdict": self.verdict}
+        shown: dict[str, Any] = {
+            "lower_bound": float(self.lower_bound),
+            "num_correct": self.num_correct,
+        }
+        shown |= {"violated": self.violated, "verdict": self.verdict}
         return _files.encode({"version": 1, **value, **shown}, indent=1).decode()
 
     @classmethod
@@ -138,7 +157,8 @@ class AuditReport:
             for name in ("scores", "coins"):
                 kept[name] = tuple(kept[name])
             kept["bounds"] = {name: float(n) for name, n in kept["bounds"].items()}
-            return cls(**(kept | _numbers(kept)))
+            kept["theoretical"] = _promised(kept["theoretical"])
+            return cls(**kept)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise AuditError(f"Expected the JSON of an audit ({error!r}).") from error
 
@@ -169,20 +189,8 @@ class AuditReport:
 _FIELDS = dataclasses.fields(AuditReport)
 
 
-def _numbers(kept: dict[str, Any]) -> dict[str, Any]:
-    """Return the two epsilons with what they carry."""
-    level, delta = kept["significance"], kept["delta"]
-    error = float(kept["theoretical"]["error"])
-    return {
-        "lower_bound": LowerBound(
-            float(kept["lower_bound"]),
-            delta=delta,
-            significance=level,
-            method=kept["method"],
-        ),
-        "theoretical": Epsilon(
-            float(kept["theoretical"]["value"]),
-            error=math.nan if math.isnan(error) else error,
-            method=kept["theoretical"]["method"],
-        ),
-    }
+def _promised(value: dict[str, Any]) -> Epsilon:
+    """Return the theoretical epsilon with what it carries."""
+    return Epsilon(
+        float(value["value"]), error=float(value["error"]), method=value["method"]
+    )

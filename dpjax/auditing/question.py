@@ -1,21 +1,19 @@
 """What is asked of an audit before it is run, and the answer that scores give."""
 
 import dataclasses
-import importlib.metadata
 import math
-import platform
 from typing import Any, Self
 
 import numpy as np
 from dp_accounting import DpEvent
 
-from dpjax import _check, sampling
+from dpjax import _check, _versions, sampling
 from dpjax.accounting import Epsilon
 from dpjax.auditing import coin
 from dpjax.auditing.audit_report import AuditReport
 from dpjax.auditing.canaries import Canaries
 from dpjax.auditing.from_scores import checked_scores
-from dpjax.auditing.lower_bound import LowerBound, checked_delta
+from dpjax.auditing.lower_bound import checked_delta
 from dpjax.auditing.one_run import one_run_epsilon
 from dpjax.mechanism import DPSGD
 
@@ -101,9 +99,6 @@ class Question:
         bounds = self._bounds(made)
         level, method = self.significance, self.method
         return AuditReport(
-            lower_bound=LowerBound(
-                bounds[method], delta=self.delta, significance=level, method=method
-            ),
             theoretical=self.promised,
             delta=self.delta,
             significance=level,
@@ -112,10 +107,9 @@ class Question:
             scores=tuple(scores.tolist()),
             coins=tuple(coins.tolist()),
             num_guesses=made.guesses,
-            num_correct=made.correct,
             canaries=self.canaries.describe(),
             mechanism=self.mechanism.describe(),
-            versions=_versions(),
+            versions=_versions.installed(_PACKAGES),
             **context,
         )
 
@@ -149,15 +143,3 @@ def _checked_method(method: str | None, mechanism: DPSGD) -> str:
     if _check.choice("method", method, METHODS) == "fdp" and not poisson:
         _check.fail("Poisson samples, or method='dp'", "sampler", sampler)
     return method
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: _version(name) for name in _PACKAGES}
-    return versions | {"python": platform.python_version()}
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

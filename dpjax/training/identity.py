@@ -1,13 +1,12 @@
 """What a run is: compared, difference by difference, when it is resumed."""
 
 import functools
-import importlib.metadata
-import platform
 from typing import Any
 
 import jax
 import numpy as np
 
+from dpjax import _versions
 from dpjax.training import fingerprint
 from dpjax.training.request import Request
 from dpjax.training.step import rows
@@ -39,7 +38,7 @@ def public_identity(request: Request, batch: Batch) -> dict[str, Any]:
             **request.loss.clipping_options(),
         },
         "model": _model(request, batch),
-        "versions": _versions(),
+        "versions": _versions.installed(_PACKAGES),
     }
 
 
@@ -76,15 +75,3 @@ def _model(request: Request, batch: Batch) -> dict[str, Any]:
         "loss": fingerprint.program_digest(loss.function, params, *arguments),
         "optimizer": fingerprint.program_digest(update, params),
     }
-
-
-def _versions() -> dict[str, str]:
-    versions = {name: _version(name) for name in _PACKAGES}
-    return versions | {"python": platform.python_version()}
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
