@@ -75,18 +75,15 @@ def test_delta_agrees_with_direct_convolution(side, about):
     assert direct <= math.exp(log_delta) <= direct * (1 + 1e-5) + 1e-5 * about
 
 
-def test_an_epsilon_below_the_window_is_found():
+def test_an_epsilon_below_what_the_window_tells_is_its_least():
     # Large losses, which are rare, draw the window above what the delta asks for.
     pair, delta = SampledGaussian(1.23, 5.8e-5), 8e-5
-    epsilons = [
-        compose([pair], [count], 1e-6, delta, side)
-        for side in (0, 1)
-        for count in (5, 9, 20, 80)
-    ]
-    assert epsilons[:4] == sorted(epsilons[:4])
-    assert epsilons[4:] == sorted(epsilons[4:])
-    assert epsilons[0] == epsilons[4] == 0.0
-    assert 0 < epsilons[2] < 5e-5
+    window = find_window([pair.nodes(TAIL)[1]], [5], delta)
+    assert 0 < window.least == max(window.low, window.bound - 18 / window.tilt)
+    assert compose([pair], [5], 1e-6, delta, 1) == window.least
+    flat = find_window([pair.nodes(TAIL)[1]], [5], delta, 0.0)
+    assert flat.tilt == 0.0
+    assert flat.least < 0
 
 
 def test_a_coarser_grid_never_gives_less():

@@ -1,5 +1,7 @@
 """The choice of a grid."""
 
+import math
+
 import pytest
 
 from dpjax.accounting.grids import composition
@@ -57,3 +59,31 @@ def test_a_distance_within_delta_costs_nothing():
     # 100 releases at q = 1e-9 differ with probability at most 1e-7.
     grid = Grid.choose([SampledGaussian(1.0, 1e-9)], [100], 1e-6)
     assert epsilon_on(grid, [100], 1e-6) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("rate", "noise", "delta"), [(5.8e-5, 1.23, 8e-5), (1e-5, 1.0, 1.2e-5)]
+)
+def test_more_steps_never_cost_less_where_epsilon_is_next_to_nothing(
+    rate, noise, delta
+):
+    pair = SampledGaussian(noise, rate)
+    counts = (2, 3, 5, 9, 12, 20, 80)
+    grids = [Grid.choose([pair], [count], delta) for count in counts]
+    epsilons = [
+        grid.epsilon(grid.laws(), [count], delta)
+        for grid, count in zip(grids, counts, strict=True)
+    ]
+    assert epsilons == sorted(epsilons)
+    assert epsilons[0] == 0.0
+    assert 0 < epsilons[-1] < 1e-3
+
+
+def test_delta_undoes_epsilon_on_one_grid():
+    pair, counts, delta = SampledGaussian(0.6, 1e-5), [20], 1e-7
+    grid = Grid.choose([pair], counts, delta)
+    laws = grid.laws()
+    epsilon = grid.epsilon(laws, counts, delta)
+    assert grid.log_delta(laws, counts, epsilon, delta) == pytest.approx(
+        math.log(delta), abs=1e-4
+    )

@@ -44,7 +44,8 @@ def epsilon(
       delta: in (0, 1).
 
     Returns:
-      Epsilon in nats, infinite where `delta` is below the mass at infinity.
+      Epsilon in nats, infinite where `delta` is below the mass at infinity, and at
+      least what the window can tell.
 
     Guarantee: not below the exact value of the composition. Rounding, of relative size
     2^-52 a loss, and the window are paid for by asking for a slightly smaller delta.
@@ -55,11 +56,7 @@ def epsilon(
     offsets, masses, log_scale = _total(laws, counts, window, interval)
     log_budget = math.log(budget) - log_scale
     relative = _solve(offsets, interval, masses, window.tilt, log_budget)
-    if relative < offsets[0] and window.low > 0:
-        # It is below the window, which a rare large loss has drawn upwards.
-        lower = window._replace(low=2 * window.low - window.high)
-        return epsilon(laws, counts, lower, interval=interval, delta=delta)
-    return max(0.0, window.bound + relative)
+    return max(0.0, window.least, window.bound + relative)
 
 
 def log_delta(

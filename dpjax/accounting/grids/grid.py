@@ -23,6 +23,9 @@ _LAW_POINTS = 2**18
 _TOTAL_POINTS = 2**20
 """Most grid points of one law, and of the composition: a bound on time and memory."""
 
+_ROUNDS = 6
+"""How often a tilt is divided by four where epsilon is below its window."""
+
 _TAIL = 1e-6
 """What the grid's ends may add to delta, relatively."""
 
@@ -81,10 +84,14 @@ class Grid:
         ]
         return self._directions(both)
 
-    def windows(self, counts: Sequence[int], delta: float) -> list[window.Window]:
+    def windows(
+        self, counts: Sequence[int], delta: float, most_tilt: float = math.inf
+    ) -> list[window.Window]:
         """Return the window of the composition, for each direction."""
         directions = self._directions([pair.nodes(self.tail) for pair in self.pairs])
-        return [window.find_window(side, counts, delta) for side in directions]
+        return [
+            window.find_window(side, counts, delta, most_tilt) for side in directions
+        ]
 
     def epsilon(
         self,
@@ -103,14 +110,36 @@ class Grid:
         if sum(count * pair.distance for pair, count in pairs) <= delta:
             return 0.0
         largest = 0.0
-        for side, view in zip(laws, self.windows(counts, delta), strict=True):
+        views = self.windows(counts, delta)
+        for index, (side, view) in enumerate(zip(laws, views, strict=True)):
             # Adding often costs so much less than removing that a bound tells.
             if view.bound > 0.99 * largest:
-                value = composition.epsilon(
-                    side, counts, view, interval=self.interval, delta=delta
-                )
+                value = self._of_side(index, side, view, counts, delta)
                 largest = max(largest, value)
         return largest
+
+    def _of_side(
+        self,
+        index: int,
+        laws: Sequence[privacy_loss.LossLaw],
+        view: window.Window,
+        counts: Sequence[int],
+        delta: float,
+    ) -> float:
+        """Return the epsilon of one direction, with less tilt where it is too small.
+
+        A rare large loss may draw the window above what `delta` asks for.
+        """
+        value = math.inf
+        for _ in range(_ROUNDS):
+            found = composition.epsilon(
+                laws, counts, view, interval=self.interval, delta=delta
+            )
+            value = min(value, found)
+            if found > view.least or view.least <= 0 or not view.tilt:
+                break
+            view = self.windows(counts, delta, view.tilt / 4)[index]
+        return value
 
     def log_delta(
         self,
@@ -127,12 +156,25 @@ class Grid:
           epsilon: at least 0.
           delta: what the grid was chosen for.
         """
-        return max(
-            composition.log_delta(
-                side, counts, view, interval=self.interval, delta=delta, epsilon=epsilon
+        logs = []
+        for index, (side, view) in enumerate(
+            zip(laws, self.windows(counts, delta), strict=True)
+        ):
+            for _ in range(_ROUNDS):
+                if epsilon >= view.least:
+                    break
+                view = self.windows(counts, delta, view.tilt / 4)[index]
+            logs.append(
+                composition.log_delta(
+                    side,
+                    counts,
+                    view,
+                    interval=self.interval,
+                    delta=delta,
+                    epsilon=epsilon,
+                )
             )
-            for side, view in zip(laws, self.windows(counts, delta), strict=True)
-        )
+        return max(logs)
 
     def _directions(self, both: Sequence[tuple[_T, _T]]) -> list[list[_T]]:
         """Turn (removed, added) of each release around; one row where both agree."""

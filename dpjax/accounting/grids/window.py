@@ -26,6 +26,9 @@ _ROUNDING = 256 * 2.0**-52
 _MOST_ROUNDING = 1e-3
 """Rounding that asks for more tilt, relatively to delta."""
 
+_MOST_UNDONE = 18.0
+"""Undoing the tilt multiplies rounding by at most e^18: 1.5e-8 of the tail."""
+
 _REACH = 600.0
 """Exponents beyond this do not fit."""
 
@@ -47,14 +50,27 @@ class Window(NamedTuple):
     tilt: float
     rounding: float
 
+    @property
+    def least(self) -> float:
+        """The least loss that is told from rounding as the tilt is undone."""
+        depth = _MOST_UNDONE / self.tilt if self.tilt else math.inf
+        return max(self.low, self.bound - depth)
 
-def find_window(nodes: Sequence[Nodes], counts: Sequence[int], delta: float) -> Window:
+
+def find_window(
+    nodes: Sequence[Nodes],
+    counts: Sequence[int],
+    delta: float,
+    most_tilt: float = math.inf,
+) -> Window:
     """Return the window that the epsilon at `delta` of a composition asks for.
 
     Args:
       nodes: quadrature rules of the losses.
       counts: how often each loss is composed, at least once.
       delta: in (0, 1).
+      most_tilt: at least 0; less than the default keeps small losses apart from
+        rounding, at the cost of the tail.
     """
     size = max(rule.losses.size for rule in nodes)
     quadrature = _Quadrature(
@@ -66,7 +82,7 @@ def find_window(nodes: Sequence[Nodes], counts: Sequence[int], delta: float) -> 
     saddle = _saddle(quadrature, log_delta)
     bound = _cumulants(quadrature, saddle)[1]
     for share in _SHARES:
-        tilt = share * saddle
+        tilt = min(share * saddle, most_tilt)
         # What the tilted law has above epsilon.
         log_tail = log_delta - _cumulants(quadrature, tilt)[0] + tilt * bound
         log_tail = min(0.0, log_tail)
