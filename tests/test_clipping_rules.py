@@ -107,6 +107,9 @@ def test_the_largest_factor_of_psac_is_the_documented_one():
         (lambda: PerSampleAdaptive(-1.0), "l2_norm_clip"),
         (lambda: PerSampleAdaptive(1.0, r=0.0), "r="),
         (lambda: PerSampleAdaptive(1.0, r=1.5), "r="),
+        (lambda: rules.PerLayer(0.0), "l2_norm_clip"),
+        (lambda: rules.PerLayer(1.0, by="size"), "by"),
+        (lambda: rules.PerLayer(1.0, depth=0), "depth"),
         (lambda: rules.as_rule({}), "l2_norm_clip"),
     ],
 )
@@ -136,3 +139,24 @@ def test_layers_are_as_deep_in_the_tree_as_asked_for():
     assert deep["c"] == pytest.approx(np.sqrt(0.75))
     with pytest.raises(ValueError, match="Expected parameters"):
         rules.per_layer_clip_norms({}, 1.0)
+
+
+@pytest.mark.parametrize("by", ["uniform", "dimension"])
+@pytest.mark.parametrize("engine", ["vmap", "bookkeeping"])
+def test_per_layer_as_a_rule_does_what_its_clip_norms_do(engine, by):
+    clip_norms = rules.per_layer_clip_norms(PARAMS, 0.6, by=by)
+    x = examples(1e-3, 0.3, 50.0)
+    rule = rules.PerLayer(0.6, by=by)
+    found = clipping.clipped_grad(loss, rule, engine=engine)(PARAMS, x)
+    expected = clipping.clipped_grad(loss, clip_norms, engine=engine)(PARAMS, x)
+    np.testing.assert_array_equal(flat(found.sum), flat(expected.sum))
+    assert found.sensitivity == 0.6
+
+
+def test_the_layers_of_a_model_are_below_the_nodes_of_one_child():
+    params = {"params": {"a": {"w": jnp.zeros(3)}, "b": {"w": jnp.zeros(1)}}}
+    found = rules.per_layer_clip_norms(params, 1.0, by="dimension", depth=None)
+    assert found["params"]["a"] == pytest.approx(np.sqrt(0.75))
+    assert rules.per_layer_clip_norms(jnp.zeros(3), 2.0, depth=None) == 2.0
+    alone = rules.per_layer_clip_norms({"w": jnp.zeros(3)}, 2.0, depth=None)
+    assert alone == {"w": 2.0}

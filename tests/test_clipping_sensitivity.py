@@ -71,6 +71,7 @@ CLIPS = {
     "automatic": rules.Automatic(CLIP),
     "normalised": rules.Automatic(CLIP, stability=0.0),
     "adaptive": rules.PerSampleAdaptive(CLIP),
+    "layers": rules.PerLayer(CLIP, by="dimension"),
 }
 
 
@@ -93,6 +94,7 @@ def compiled(clip, engine, microbatch_size):
         ("automatic", "float32", 3),
         ("normalised", "float16", None),
         ("adaptive", "bfloat16", None),
+        ("layers", "float32", 3),
     ],
 )
 @pytest.mark.parametrize("engine", ENGINES)

@@ -77,11 +77,11 @@ def _lengths(
 
 def _of_a_dtype(sides: list[jax.Array]) -> jax.Array:
     """Return upper bounds of the norms of arrays of one dtype: `(arrays, batch)`."""
-    # Not the largest of |x|: that array would be kept for the sum.
-    highest, lowest, total = (
-        jnp.stack([_of_examples(reduction, side) for side in sides])
-        for reduction in (jnp.max, jnp.min, _sum_of_sizes)
-    )
+    # Not the largest of |x|: that array would be kept for the sum. One stack: a kernel.
+    reductions = (jnp.max, jnp.min, _sum_of_sizes)
+    flat = [_of_examples(side) for side in sides]
+    found = [reduction(values, axis=1) for reduction in reductions for values in flat]
+    highest, lowest, total = jnp.split(jnp.stack(found), len(reductions))
     largest = jnp.maximum(highest, -lowest)
     size = max(math.prod(side.shape[1:]) for side in sides)
     slack = 1 + measuring.rounding(size, largest)
@@ -94,12 +94,12 @@ def _limit(dtype: jnp.dtype) -> float:
     return float(jnp.finfo(dtype).max) / 2
 
 
-def _of_examples(reduction: Any, side: jax.Array) -> jax.Array:
-    """Reduce all real numbers of each example: `(batch,)`."""
+def _of_examples(side: jax.Array) -> jax.Array:
+    """Return all real numbers of each example, and a 0 where there is none."""
     flat = measuring.working(side).reshape(len(side), math.prod(side.shape[1:]))
     if jnp.iscomplexobj(flat):
         flat = jnp.concatenate([flat.real, flat.imag], axis=1)
-    return reduction(flat, axis=1, initial=0)
+    return flat if flat.shape[1] else jnp.zeros((len(flat), 1), flat.dtype)
 
 
 def _sum_of_sizes(values: jax.Array, **options: Any) -> jax.Array:

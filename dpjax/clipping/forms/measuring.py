@@ -163,10 +163,13 @@ def _tiny(like: jax.Array) -> float:
 
 def sum_of_squares(value: jax.Array) -> jax.Array:
     """Return the sum of squares along the last axis."""
-    value = working(value)
+    lead = value.shape[:-1]
+    # Without axes of length one, XLA finds the array that it has already.
+    short = [n for n in lead if n != 1]
+    value = working(value).reshape(*short, value.shape[-1])
     parts = (value.real, value.imag) if jnp.iscomplexobj(value) else (value,)
     total, *others = (jnp.sum(jnp.square(part), axis=-1) for part in parts)
-    return total + others[0] if others else total
+    return (total + others[0] if others else total).reshape(lead)
 
 
 def squares_in_parts(value: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ one thing: with its factors applied, one example moves the sum by at most
 """
 
 from dpjax.clipping.rules.norm_clip import NormClip, as_rule
-from dpjax.clipping.rules.per_layer import per_layer_clip_norms
+from dpjax.clipping.rules.per_layer import PerLayer, per_layer_clip_norms
 from dpjax.clipping.rules.rule import ClippingRule
 from dpjax.clipping.rules.smooth import Automatic, PerSampleAdaptive
 
@@ -14,6 +14,7 @@ __all__ = [
     "Automatic",
     "ClippingRule",
     "NormClip",
+    "PerLayer",
     "PerSampleAdaptive",
     "as_rule",
     "per_layer_clip_norms",
