@@ -39,5 +39,5 @@ def job(
     init_key = keys.domain_key(key, "examples.train.init")
     params = model.init(init_key, jnp.asarray(dataset.train_x[0]) * 0)
     loss, _ = train.make_loss(model.apply, 0, flip=False)
-    optimizer = options.optax_optimizer(mechanism.num_steps)
+    optimizer = options.optax_optimizer(mechanism)
     return Job(mechanism, dataset, loss, params, optimizer)

@@ -209,7 +209,7 @@ def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
         loss,
         params,
         (dataset.train_x, dataset.train_y),
-        options.optax_optimizer(mechanism.num_steps),
+        options.optax_optimizer(mechanism),
         evaluate=evaluate,
         prng_argnum=prng_argnum,
         settings=training.flag_settings(flag_values, _OWN_SETTINGS),

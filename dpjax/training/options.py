@@ -7,26 +7,15 @@ from typing import Any
 
 import optax
 
-from dpjax import _check, sampling
+from dpjax import _check
 from dpjax.mechanism import DPSGD, NonPrivate
 from dpjax.sampling import Sampler
+from dpjax.training.catalogue import CLIPPING, OPTIMIZERS, SAMPLERS, Behind
 from dpjax.training.checkpoints import Checkpointing
 from dpjax.training.request import Logging
 
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "warmup")
 ENGINES = ("auto", "bookkeeping", "vmap")
-
-SAMPLERS: dict[str, type[Sampler]] = {
-    "poisson": sampling.Poisson,
-    "truncated_poisson": sampling.TruncatedPoisson,
-    "cyclic_poisson": sampling.CyclicPoisson,
-    "fixed_size": sampling.FixedSize,
-    "fixed_size_with_replacement": sampling.FixedSizeWithReplacement,
-    "deterministic": sampling.Deterministic,
-    "shuffle": sampling.ShuffledEpochs,
-}
-"""The samplers by the words of --sampling."""
 
 
 class FlagError(ValueError):
@@ -42,6 +31,7 @@ class Options:
 
     private: bool
     l2_norm_clip: float | None
+    clipping: str
     noise_multiplier: float | None
     target_epsilon: float | None
     delta: float | None
@@ -122,29 +112,27 @@ class Options:
         }
         if not self.private:
             return NonPrivate(**batches)
-        noise = self.noise_multiplier
+        assert self.l2_norm_clip is not None  # `read_flags` has seen to it
         private = DPSGD(
-            l2_norm_clip=self.l2_norm_clip, noise_multiplier=noise, **batches
+            l2_norm_clip=CLIPPING[self.clipping](self.l2_norm_clip),
+            noise_multiplier=self.noise_multiplier,
+            **batches,
         )
         if self.target_epsilon is None or self.delta is None:
             return private
         return private.calibrate(self.target_epsilon, self.delta)
 
-    def optax_optimizer(self, num_steps: int) -> optax.GradientTransformation:
+    def optax_optimizer(
+        self, mechanism: DPSGD | NonPrivate
+    ) -> optax.GradientTransformation:
         """Return the optimizer with its schedule, not yet private.
 
         Args:
-          num_steps: length of the run, to which the schedule is fitted.
+          mechanism: of the run, to whose length the schedule is fitted.
         """
-        rate = self._schedule(num_steps)
-        if self.optimizer == "sgd":
-            return optax.sgd(rate)
-        if self.optimizer == "momentum":
-            return optax.sgd(rate, 0.9 if self.momentum is None else self.momentum)
-        if self.optimizer == "adam":
-            return optax.adam(rate)
-        decay = 1e-4 if self.weight_decay is None else self.weight_decay
-        return optax.adamw(rate, weight_decay=decay)
+        rate = self._schedule(mechanism.num_steps)
+        behind = Behind(rate, self.momentum, self.weight_decay, mechanism)
+        return OPTIMIZERS[self.optimizer](behind)
 
     def _schedule(self, num_steps: int) -> optax.ScalarOrSchedule:
         if self.schedule == "constant":
