@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -14,6 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "benchmarks"))
 
 import clipping
 import contestants
+import counts
 import table
 import timing
 import workloads
@@ -100,6 +102,24 @@ def test_ratio_is_the_median_over_rounds_not_of_medians():
     assert timing.median_ratio([2.0, 4.0, 9.0], [1.0, 4.0, 3.0]) == 2.0
 
 
+def test_counts_are_those_of_products_and_sums_with_loops_at_full_length():
+    def fn(w, x):
+        def step(carry, row):
+            return carry + row @ w, None
+
+        return jax.lax.cond(
+            x[0, 0] > 0,
+            lambda: jax.lax.scan(step, jnp.zeros(4), x)[0],
+            lambda: jnp.tile(x @ w, (7, 1)).sum(0),
+        )
+
+    jaxpr = jax.make_jaxpr(fn)(jnp.zeros((3, 4)), jnp.zeros((5, 3))).jaxpr
+    branches = [2 * 5 * 3 * 4 + 5 * 4, 2 * 5 * 3 * 4 + 7 * 5 * 4]
+    comparison = 1
+    assert counts.operations(jaxpr) == comparison + min(branches)
+    assert counts.bytes_moved(jaxpr) == 4 * 5 * (3 + 12 + 4)
+
+
 # What comes out.
 
 
@@ -114,6 +134,10 @@ PROGRAM = ENTRY | {
     "temp_ratio": NUMBER,
     "compile_seconds": NUMBER,
     "compile_ratio": NUMBER,
+    "operations": int,
+    "operations_ratio": NUMBER,
+    "bytes_moved": int,
+    "bytes_ratio": NUMBER,
 }
 GRADIENTS = {
     "workload": str,

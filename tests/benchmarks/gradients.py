@@ -84,4 +84,8 @@ def _entry(
         "temp_ratio": program.temp_bytes / max(base.temp_bytes, 1),
         "compile_seconds": program.compile_seconds,
         "compile_ratio": program.compile_seconds / base.compile_seconds,
+        "operations": program.operations,
+        "operations_ratio": program.operations / base.operations,
+        "bytes_moved": program.bytes_moved,
+        "bytes_ratio": program.bytes_moved / base.bytes_moved,
     }

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import counts
 import jax
 
 
@@ -44,11 +45,15 @@ class Program:
         run: The executable.
         compile_seconds: Median time to trace, lower and compile, caches cleared.
         temp_bytes: Peak temporaries by XLA's memory analysis.
+        operations: Arithmetic operations, as `counts` has them.
+        bytes_moved: Bytes that its kernels move, as `counts` has them.
     """
 
     run: Callable[..., Any]
     compile_seconds: float
     temp_bytes: int
+    operations: int
+    bytes_moved: int
 
 
 def compiled(
@@ -62,10 +67,17 @@ def compiled(
     for _ in range(compilations):
         jax.clear_caches()
         start = time.perf_counter()
-        run = jax.jit(fn, donate_argnums=donate).lower(*args).compile()
+        traced = jax.jit(fn, donate_argnums=donate).trace(*args)
+        run = traced.lower().compile()
         times.append(time.perf_counter() - start)
-    temp_bytes = run.memory_analysis().temp_size_in_bytes
-    return Program(run, statistics.median(times), temp_bytes)
+    jaxpr = traced.jaxpr.jaxpr
+    return Program(
+        run,
+        statistics.median(times),
+        run.memory_analysis().temp_size_in_bytes,
+        counts.operations(jaxpr),
+        counts.bytes_moved(jaxpr),
+    )
 
 
 def repeated(run: Callable[..., Any], args: Sequence[Any]) -> Callable[[], Any]:

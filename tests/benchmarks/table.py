@@ -95,6 +95,11 @@ def _gradient_blocks(rows: list[Row], chosen: Sequence[str]) -> Iterator[str]:
     yield _gradients(rows, here, "temp_ratio", ".2f", plain=_megabytes)
     yield "Time to trace and compile, in units of the plain gradient's:"
     yield _gradients(rows, here, "compile_ratio", ".1f", plain=_compile_seconds)
+    yield (
+        "What that is made of: arithmetic operations, and the bytes that products, "
+        "sums, look-ups and scatters read and write, in units of the plain gradient's:"
+    )
+    yield _made_of(rows, [name for name in here if name in ("auto", "vmap")])
     if dropped := list(_dropped(rows)):
         yield "\n".join(dropped)
 
@@ -130,6 +135,27 @@ def _gradients(
         for row in rows
     ]
     return markdown(head + [contestants.TITLES[name] for name in names], lines)
+
+
+def _made_of(rows: list[Row], names: Sequence[str]) -> str:
+    head = ["model", "batch", "plain"]
+    for name in names:
+        head += [
+            f"{contestants.TITLES[name]}, {what}" for what in ("operations", "bytes")
+        ]
+    lines = []
+    for row in rows:
+        found = row["contestants"]
+        plain = found["plain"]
+        size = (
+            f"{plain['operations'] / 1e6:,.0f} M, {plain['bytes_moved'] / 1e6:,.0f} MB"
+        )
+        line = [row["title"], str(row["batch"]), size]
+        for name in names:
+            for field in ("operations_ratio", "bytes_ratio"):
+                line.append(_cell(found.get(name), field, ".2f"))
+        lines.append(line)
+    return markdown(head, lines)
 
 
 def _cell(entry: Row | None, field: str, digits: str) -> str:

