@@ -44,6 +44,17 @@ def rows(batch=BATCH, positions=7, seed=0):
     return forms.Rows(index, values, TABLE)
 
 
+def large_table(batch=BATCH, shared=(), positions=7, seed=0):
+    """Return look-ups in a table of many rows; of `shared` each two are of one row."""
+    layout = Layout((2000, 3), (), (0,), (1,), (2000, 3))
+    index = np.random.default_rng(seed).permutation(2000)[: batch * positions]
+    index = index.reshape(batch, positions)
+    for i, (example, position) in enumerate(shared):
+        index[example % batch, position] = 1990 + i // 2
+    (values,) = draw((batch, positions, 3), seed=seed)
+    return forms.Rows(index, values, layout)
+
+
 def table(batch=BATCH, seed=0):
     return forms.Table(rows(batch, seed=seed), outer(batch, 4, TABLE, seed + 1))
 
@@ -70,6 +81,11 @@ FORMS = {
         outer, layout=Layout((4, 3), (), (0,), (1,), (4, 3), (2, 2))
     ),
     "rows": rows,
+    "rows_apart": large_table,
+    "rows_seldom_met": functools.partial(large_table, shared=((3, 1), (3, 5))),
+    "rows_met_often": functools.partial(
+        large_table, shared=((3, 1), (3, 5), (0, 0), (0, 2), (1, 4), (1, 6))
+    ),
     "table": table,
     "convolution": convolution,
     "formed": written,
@@ -112,7 +128,7 @@ def by_hand(form):
         return by_hand(form.looked_up) + by_hand(form.outer)
     if isinstance(form, forms.Rows):
         values = np.asarray(form.values, float)
-        total = np.zeros((len(values), 6, 3))
+        total = np.zeros((len(values), *form.layout.weight))
         for example, index in enumerate(np.asarray(form.index)):
             np.add.at(total[example], index, values[example])
         return total

@@ -154,6 +154,25 @@ def test_gradients_clipped_otherwise_are_refused():
         optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
 
 
+def test_a_clip_norm_that_adapts_costs_what_one_that_stays_does():
+    adapting = optimizers.AdaptiveClip(initial_l2_norm_clip=0.5)
+    plan, fixed = dataclasses.replace(PLAN, l2_norm_clip=adapting), PLAN
+    assert plan.event() == fixed.event()
+    assert plan.sensitivity == 0.5
+    assert plan.is_adaptive
+    assert not fixed.is_adaptive
+    assert json.loads(json.dumps(plan.describe()))["l2_norm_clip"] == repr(adapting)
+    with pytest.raises(ValueError, match="Expected a clip norm that stays"):
+        _ = plan.noise_stddev
+
+
+def test_a_clip_norm_cannot_adapt_where_an_example_may_come_twice():
+    adapting = optimizers.AdaptiveClip(initial_l2_norm_clip=0.5)
+    twice = sampling.FixedSizeWithReplacement()
+    with pytest.raises(ValueError, match="may come twice in a batch"):
+        dataclasses.replace(PLAN, l2_norm_clip=adapting, sampler=twice)
+
+
 def test_optimizer_that_is_private_already_is_refused():
     twice = PLAN.optimizer(optimizers.dpsgd(0.1, 0.5, 1.1, 3), 3)
     with pytest.raises(ValueError, match="got 2 in a state"):

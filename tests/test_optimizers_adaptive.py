@@ -13,7 +13,13 @@ from released import assert_normal, flat
 
 from dpjax import clipping
 from dpjax.accounting import event_epsilon
-from dpjax.optimizers import adaptive_clip_aggregate, check_optimizer, privacy_spent
+from dpjax.optimizers import (
+    VotedGrads,
+    adaptive_clip_aggregate,
+    adaptive_clip_norm,
+    check_optimizer,
+    privacy_spent,
+)
 
 BATCH = 40
 PARAMS = {"w": jnp.zeros((30, 40)), "b": jnp.zeros(800)}
@@ -188,3 +194,25 @@ def test_a_sum_that_was_clipped_elsewhere_is_refused():
     grads = clipping.ClippedGrads(PARAMS, None, 0.5, 3)
     with pytest.raises(ValueError, match="ClippedGrads"):
         step(make(), grads)
+
+
+def test_sums_of_chunks_with_their_votes_do_what_the_whole_batch_does():
+    def loss(params, x):
+        return jnp.vdot(params, x)
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)
+    mask = jnp.array([True, True, False, True, True, True])
+    optimizer, params = make(), jnp.zeros(3)
+    state = optimizer.init(params)
+    clip_norm = adaptive_clip_norm(optax.chain(optimizer, optax.sgd(1.0)).init(params))
+    fn = clipping.clipped_grad(loss, 1.0)
+    parts = [
+        VotedGrads.of(fn(params, x[i], mask=m, l2_norm_clip=clip_norm), m, clip_norm)
+        for i, m in ((slice(0, 3), mask[:3]), (slice(3, 6), mask[3:]))
+    ]
+    whole = {"loss_fn": loss, "batch": x, "mask": mask}
+    expected, wanted = optimizer.update(None, state, params, **whole)
+    found, later = optimizer.update(parts[0] + parts[1], state, params)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert later.l2_norm_clip == wanted.l2_norm_clip
+    assert adaptive_clip_norm(optax.sgd(1.0).init(params)) is None

@@ -158,6 +158,15 @@ def test_every_clipping_rule_can_be_chosen_and_has_the_same_account(word, rule):
     assert found.event() == options(*same).mechanism(4000).event()
 
 
+def test_the_clip_norm_can_follow_a_quantile():
+    found = options("--clipping=adaptive", "--l2_norm_clip=0.3", "--target_quantile=.7")
+    mechanism = found.mechanism(4000)
+    assert mechanism.l2_norm_clip == optimizers.AdaptiveClip(
+        initial_l2_norm_clip=0.3, target_quantile=0.7
+    )
+    assert mechanism.event() == options().mechanism(4000).event()
+
+
 def test_the_corrected_adam_takes_the_noise_of_the_mechanism_off():
     found = options("--optimizer=corrected_adam", "--schedule=constant")
     mechanism = found.mechanism(4000)
@@ -209,7 +218,9 @@ BAD_FLAGS = [
     (["--sampling=cyclic_poisson"], "--period with --sampling=cyclic_poisson"),
     (["--period=2"], "--period only with --sampling=cyclic_poisson"),
     (["--max_batch_size=0"], "--max_batch_size=0"),
-    (["--clipping=hard"], "<norm|per_layer|automatic|per_sample_adaptive>"),
+    (["--clipping=hard"], "<norm|per_layer|automatic|per_sample_adaptive|adaptive>"),
+    (["--target_quantile=0.5"], "--target_quantile only with --clipping=adaptive"),
+    (["--clipping=adaptive", "--target_quantile=2"], "got --target_quantile=2.0"),
     (["--engine=warp"], "<auto|bookkeeping|vmap>"),
     (["--steps=1.5"], "--steps=1.5"),
     (["--steps=0"], "--steps=0"),

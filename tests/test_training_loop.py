@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import operator
 import os
 import re
 import shutil
@@ -134,6 +135,32 @@ def test_the_step_is_compiled_once(static_batch_size):
         fresh = functools.partial(counting)  # a function that no cache knows
         run(dataclasses.replace(plan, num_steps=num_steps), fresh, ema_decay=0.9)
     assert counts[0] == counts[1]
+
+
+def test_a_clip_norm_that_adapts_is_that_of_the_step_before():
+    adapting = optimizers.AdaptiveClip(initial_l2_norm_clip=0.7, target_quantile=0.9)
+    plan = dataclasses.replace(DPSGD, l2_norm_clip=adapting, static_batch_size=16)
+    private = plan.optimizer(optax.adam(0.1), 7)
+    clipped_grad = plan.clipped_grad(loss_fn)
+    params, state, path = PARAMS, private.init(PARAMS), []
+    for chunks in plan.batches(7):
+        clip_norm = optimizers.adaptive_clip_norm(state)
+        path.append(float(clip_norm))
+        parts = []
+        for i, mask in chunks:
+            options = {"mask": mask, "l2_norm_clip": clip_norm}
+            grads = clipped_grad(params, X[i], Y[i], **options)
+            parts.append(optimizers.VotedGrads.of(grads, mask, clip_norm))
+        total = functools.reduce(operator.add, parts)
+        updates, state = private.update(total, state, params)
+        params = optax.apply_updates(params, updates)
+    result = run(plan)
+    assert_close(result.params, params, rtol=1e-5)
+    released = [line["public"]["l2_norm_clip"] for line in result.history]
+    np.testing.assert_allclose(released[:-1], path[3::3], rtol=1e-5)
+    assert path[0] == pytest.approx(0.7)
+    assert len(set(path)) == len(path)
+    assert result.epsilon == run().epsilon
 
 
 def test_data_may_be_one_pytree_and_parameters_nested():

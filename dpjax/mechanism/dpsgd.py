@@ -14,6 +14,7 @@ from dpjax.clipping import rules
 from dpjax.mechanism.batches import Batches
 from dpjax.mechanism.not_a_guarantee import NotAGuarantee
 from dpjax.mechanism.relations import RELATION_WORDS, check_pair
+from dpjax.optimizers import AdaptiveClip
 from dpjax.types import KeyLike, LossFn
 
 
@@ -27,7 +28,9 @@ class DPSGD(Batches):
       num_examples: size of the data set, assumed public.
       expected_batch_size: mean batch size and the divisor of the noised sum.
       num_steps: steps planned.
-      l2_norm_clip: clip norm > 0, a prefix pytree of such, or a clipping rule.
+      l2_norm_clip: clip norm > 0, a prefix pytree of such, a clipping rule, or an
+        `optimizers.AdaptiveClip`, with which a step's clip norm is a part of what the
+        step before released.
       noise_multiplier: noise standard deviation over add-or-remove sensitivity, >= 0;
         `None` until `calibrate` has solved for it.
       sampler: one of `sampling`; `None` is `sampling.Poisson()`.
@@ -65,20 +68,36 @@ class DPSGD(Batches):
     def __post_init__(self) -> None:
         self._check_batches()
         check_pair(self._sampler, self.neighboring_relation)
-        rule = rules.as_rule(self.l2_norm_clip)
-        if not isinstance(rule.sensitivity, float):
+        if not isinstance(rules.as_rule(self._first_clip).sensitivity, float):
             _check.fail("a static clip norm", "l2_norm_clip", self.l2_norm_clip)
+        if self.is_adaptive and self._max_copies > 1:
+            expected = "one clip norm where an example may come twice in a batch"
+            _check.fail(expected, "l2_norm_clip", self.l2_norm_clip)
         if self.noise_multiplier is not None:
             self._keep("noise_multiplier", _check.non_negative)
 
     @property
+    def is_adaptive(self) -> bool:
+        """Whether the clip norm moves from step to step."""
+        return isinstance(self.l2_norm_clip, AdaptiveClip)
+
+    @property
     def sensitivity(self) -> float:
-        """L2 sensitivity of the clipped sum when one example is added or removed."""
-        return float(rules.as_rule(self.l2_norm_clip).sensitivity)
+        """L2 sensitivity of the clipped sum when one example is added or removed.
+
+        Where the clip norm moves, that of the first step.
+        """
+        return float(rules.as_rule(self._first_clip).sensitivity)
 
     @property
     def noise_stddev(self) -> float:
-        """Standard deviation of the noise in each value of the released average."""
+        """Standard deviation of the noise in each value of the released average.
+
+        Raises:
+          ValueError: it moves with the clip norm.
+        """
+        if self.is_adaptive:
+            _check.fail("a clip norm that stays", "l2_norm_clip", self.l2_norm_clip)
         return self._noise() * self.sensitivity / self.expected_batch_size
 
     @property
@@ -188,8 +207,12 @@ class DPSGD(Batches):
     def clipped_grad(
         self, loss_fn: LossFn, **options: Any
     ) -> Callable[..., clipping.ClippedGrads]:
-        """Return `clipping.clipped_grad` with this mechanism's clip norm."""
-        return clipping.clipped_grad(loss_fn, self.l2_norm_clip, **options)
+        """Return `clipping.clipped_grad` with this mechanism's clip norm.
+
+        Where that moves it is the first step's, and each call is to be given its own:
+        `l2_norm_clip=optimizers.adaptive_clip_norm(opt_state)`.
+        """
+        return clipping.clipped_grad(loss_fn, self._first_clip, **options)
 
     def optimizer(
         self, optimizer: optax.GradientTransformation, key: KeyLike | None = None
@@ -200,17 +223,25 @@ class DPSGD(Batches):
         an example, and amplifies by Poisson sampling alone; for other samplers and
         relations, this object's `epsilon` is the statement.
         """
-        sampler, size = self._sampler, self.expected_batch_size
+        size = self.expected_batch_size
+        sampling_prob = self.sampling_prob if self._sampler.is_poisson else None
+        if isinstance(self.l2_norm_clip, AdaptiveClip):
+            private = optimizers.adaptive_clip_aggregate(
+                noise_multiplier=self._noise(),
+                key=key,
+                expected_batch_size=size,
+                sampling_prob=sampling_prob,
+                **dataclasses.asdict(self.l2_norm_clip),
+            )
+            return optax.chain(private, optimizer)
         return optimizers.privatize(
             optimizer,
             self.l2_norm_clip,
             self._noise(),
             key,
             expected_batch_size=size,
-            sampling_prob=self.sampling_prob if sampler.is_poisson else None,
-            max_copies=sampler.max_copies(
-                num_examples=self.num_examples, expected_batch_size=size
-            ),
+            sampling_prob=sampling_prob,
+            max_copies=self._max_copies,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -225,8 +256,23 @@ class DPSGD(Batches):
             "event": repr(self.event()),
         }
 
+    @property
+    def _first_clip(self) -> Any:
+        """Return what clips the first step's gradients."""
+        if isinstance(self.l2_norm_clip, AdaptiveClip):
+            return self.l2_norm_clip.initial_l2_norm_clip
+        return self.l2_norm_clip
+
+    @property
+    def _max_copies(self) -> int:
+        return self._sampler.max_copies(
+            num_examples=self.num_examples, expected_batch_size=self.expected_batch_size
+        )
+
     def _clip_norms(self) -> float | dict[str, float] | str:
         """Return the clip norm, the clip norms of groups by path, or the rule."""
+        if self.is_adaptive:
+            return repr(self.l2_norm_clip)
         rule = rules.as_rule(self.l2_norm_clip)
         if not isinstance(rule, rules.NormClip):
             return repr(rule)

@@ -1,6 +1,12 @@
 """Private optimizers for optax."""
 
-from dpjax.optimizers.adaptive import AdaptiveClipState, adaptive_clip_aggregate
+from dpjax.optimizers.adaptive import (
+    AdaptiveClip,
+    AdaptiveClipState,
+    VotedGrads,
+    adaptive_clip_aggregate,
+    adaptive_clip_norm,
+)
 from dpjax.optimizers.aggregate import (
     PrivateAggregateState,
     average_gradients,
@@ -16,11 +22,14 @@ from dpjax.optimizers.order import check_optimizer
 from dpjax.optimizers.spent import PrivacySpent, privacy_spent
 
 __all__ = [
+    "AdaptiveClip",
     "AdaptiveClipState",
     "CorrectedAdamState",
     "PrivacySpent",
     "PrivateAggregateState",
+    "VotedGrads",
     "adaptive_clip_aggregate",
+    "adaptive_clip_norm",
     "average_gradients",
     "check_optimizer",
     "corrected_adam",

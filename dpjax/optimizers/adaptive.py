@@ -1,5 +1,6 @@
 """A private average whose clip norm follows a quantile of the gradients' norms."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +25,35 @@ _SHARE_OF_BATCH = 1 / 20
 """Noise of the count in batches: what Andrew et al. take."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptiveClip:
+    """A clip norm that follows a quantile: the settings, for a mechanism to hold.
+
+    Attributes:
+      initial_l2_norm_clip: clip norm of the first step, > 0. This and the rest as in
+        `adaptive_clip_aggregate`; all are public.
+      target_quantile: share of gradients that is not to be clipped, in (0, 1).
+      clip_learning_rate: how fast the clip norm moves, > 0.
+      count_noise: standard deviation of the count's noise, or None.
+
+    Raises:
+      ValueError: a setting out of range.
+    """
+
+    initial_l2_norm_clip: float
+    target_quantile: float = 0.5
+    clip_learning_rate: float = 0.2
+    count_noise: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check each setting by itself."""
+        _check.positive("initial_l2_norm_clip", self.initial_l2_norm_clip)
+        _check.open_unit("target_quantile", self.target_quantile)
+        _check.positive("clip_learning_rate", self.clip_learning_rate)
+        if self.count_noise is not None:
+            _check.non_negative("count_noise", self.count_noise)
+
+
 class AdaptiveClipState(NamedTuple):
     """State of the private step with an adaptive clip norm.
 
@@ -34,6 +64,44 @@ class AdaptiveClipState(NamedTuple):
 
     private: PrivateAggregateState
     l2_norm_clip: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VotedGrads:
+    """A clipped sum, and how many of its gradients were no longer than the clip norm.
+
+    `a + b` adds those of disjoint examples, as with `ClippedGrads`.
+
+    Attributes:
+      grads: the clipped sum, without the raw quantities of examples.
+      votes: 1/2 for each gradient that is no longer, less 1/2 for each that is; of one
+        example 1/2 at most, whatever it holds. Raw: private only with the noise of
+        `adaptive_clip_aggregate`.
+    """
+
+    grads: clipping.ClippedGrads
+    votes: jax.Array
+
+    @classmethod
+    def of(
+        cls,
+        grads: clipping.ClippedGrads,
+        mask: jax.Array | None,
+        l2_norm_clip: jax.Array,
+    ) -> "VotedGrads":
+        """Count the votes of gradients with their norms; `mask` as for the sum."""
+        assert grads.per_example is not None
+        norms = grads.per_example.grad_norm
+        assert norms is not None
+        # A norm that is not finite is not short, and half a count is all that it moves.
+        votes = jnp.where(norms <= l2_norm_clip, 0.5, -0.5)
+        total = jnp.sum(votes if mask is None else jnp.where(mask, votes, 0.0))
+        return cls(grads.without_per_example(), total)
+
+    def __add__(self, other: "VotedGrads") -> "VotedGrads":
+        """Add gradients and votes of disjoint examples."""
+        return VotedGrads(self.grads + other.grads, self.votes + other.votes)
 
 
 def adaptive_clip_aggregate(
@@ -74,8 +142,8 @@ def adaptive_clip_aggregate(
 
     Returns:
       An optax transformation, the first of a chain. `update` takes per-example
-      gradients, or `None` with `loss_fn=`, `batch=` and `mask=`; the state's
-      `l2_norm_clip` is the next clip norm.
+      gradients, or `None` with `loss_fn=`, `batch=` and `mask=`, or the `VotedGrads` of
+      gradients clipped to the state's `l2_norm_clip`, which is the next clip norm.
 
     Guarantee:
       Under add-or-remove-one every step, with the clip norm of the next, is a Gaussian
@@ -83,7 +151,7 @@ def adaptive_clip_aggregate(
       drawn so. What is released earlier, clip norms among it, may be known.
 
     Raises:
-      ValueError: a setting out of range, `count_noise` of z / 2 or less, a
+      ValueError: a setting out of range, `count_noise` of z / 2 or less, a bare
         `ClippedGrads` (its padding cannot be told from its examples).
       TypeError: arguments of the wrong type.
 
@@ -132,11 +200,15 @@ def adaptive_clip_aggregate(
         del extra_args  # meant for other members of a chain
         private, clip_norm = state
         if isinstance(updates, clipping.ClippedGrads):
-            what = "per-example gradients, or None with loss_fn="
+            what = "VotedGrads, per-example gradients, or None with loss_fn="
             _check.fail(what, "type(updates)", "ClippedGrads")
         rule = rules.as_rule(clip_norm)
-        grads, like = clipped(updates, params, rule, loss_fn, batch, mask)
-        share = _share(grads, mask, clip_norm, private, settings, s)
+        given = updates.grads if isinstance(updates, VotedGrads) else updates
+        grads, like = clipped(given, params, rule, loss_fn, batch, mask)
+        counted = updates
+        if not isinstance(updates, VotedGrads):
+            counted = VotedGrads.of(grads, mask, clip_norm)
+        share = _share(counted, private, settings, s)
         moved = clip_norm * jnp.exp(-rate * (share - quantile))
         # No clip norm is so small, or so large, that it can never come back.
         info = jnp.finfo(jnp.float32)
@@ -145,6 +217,20 @@ def adaptive_clip_aggregate(
         return average, AdaptiveClipState(private, moved)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def adaptive_clip_norm(opt_state: ArrayTree) -> jax.Array | None:
+    """Return the clip norm of the next step, None where it does not adapt.
+
+    Args:
+      opt_state: state of an optimizer; what is looked for may be anywhere in a chain.
+    """
+
+    def is_state(node: Any) -> bool:
+        return isinstance(node, AdaptiveClipState)
+
+    found = filter(is_state, jax.tree.leaves(opt_state, is_leaf=is_state))
+    return next((state.l2_norm_clip for state in found), None)
 
 
 def _count_noise(count_noise: float | None, z: float, batch: float | None) -> float:
@@ -158,25 +244,19 @@ def _count_noise(count_noise: float | None, z: float, batch: float | None) -> fl
 
 
 def _share(
-    grads: clipping.ClippedGrads,
-    mask: jax.Array | None,
-    clip_norm: jax.Array,
+    counted: VotedGrads,
     private: PrivateAggregateState,
     settings: Settings,
     stddev: float,
 ) -> jax.Array:
     """Return the noised share of gradients that are no longer than the clip norm."""
-    assert grads.per_example is not None
-    norms = grads.per_example.grad_norm
-    assert norms is not None
-    # A norm that is not finite is not short, and half a count is all that it moves.
-    votes = jnp.where(norms <= clip_norm, 0.5, -0.5)
-    count = jnp.sum(votes if mask is None else jnp.where(mask, votes, 0.0))
     # Its noise is drawn as that of a leaf that no average has: a root with a name.
     drawn = noise.gaussian_noise(
-        private.key, private.step, _Count(jnp.float32(count)), stddev
+        private.key, private.step, _Count(jnp.float32(counted.votes)), stddev
     )
-    return 0.5 + (count + drawn.short_gradients) / public_divisor(grads, settings)
+    return 0.5 + (counted.votes + drawn.short_gradients) / public_divisor(
+        counted.grads, settings
+    )
 
 
 class _Count(NamedTuple):

@@ -22,11 +22,17 @@ SAMPLERS: dict[str, type[Sampler]] = {
 }
 """The samplers by the words of --sampling."""
 
-CLIPPING: dict[str, Callable[[float], Any]] = {
+
+def _adaptive(l2_norm_clip: float, **options: float) -> optimizers.AdaptiveClip:
+    return optimizers.AdaptiveClip(initial_l2_norm_clip=l2_norm_clip, **options)
+
+
+CLIPPING: dict[str, Callable[..., Any]] = {
     "norm": float,
     "per_layer": rules.PerLayer,
     "automatic": rules.Automatic,
     "per_sample_adaptive": rules.PerSampleAdaptive,
+    "adaptive": _adaptive,
 }
 """From --l2_norm_clip to what clips, by the words of --clipping."""
 

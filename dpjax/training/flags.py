@@ -27,6 +27,7 @@ _ONLY_WITH = {
     "warmup_steps": ("schedule", "warmup"),
     "max_batch_size": ("sampling", "truncated_poisson"),
     "period": ("sampling", "cyclic_poisson"),
+    "target_quantile": ("clipping", "adaptive"),
 }
 _NEEDED = ("max_batch_size", "period")
 
@@ -161,9 +162,11 @@ _FLAGS: tuple[_Flag, ...] = (
         "clipping",
         tuple(CLIPPING),
         "How gradients are bounded: scaled down to the norm, as a whole or each layer "
-        "to its share of it; or all of them scaled to about the norm.",
+        "to its share of it; all of them scaled to about the norm; or a norm that "
+        "follows a quantile of the gradients', from --l2_norm_clip on.",
         default="norm",
     ),
+    _float("target_quantile", "For --clipping=adaptive; 0.5 if not given."),
     _float("noise_multiplier", "Noise standard deviation over the clip norm."),
     _float("target_epsilon", "Solve for the noise that spends this by the last step."),
     _float("delta", "The delta of (epsilon, delta)-differential privacy."),

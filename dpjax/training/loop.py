@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from dpjax import optimizers
 from dpjax.mechanism import DPSGD
 from dpjax.training import budget, interrupts, journal, metrics
 from dpjax.training.checkpoints import Checkpointing
@@ -187,9 +188,15 @@ def _line(
     return {
         "step": number,
         "epsilon": plan.epsilon[number],
-        "public": _evaluate(plan, state) if due else {},
+        "public": _released(state) | (_evaluate(plan, state) if due else {}),
         "not_private": metrics.not_private(raw, clip_norm, int(state.non_finite)),
     }
+
+
+def _released(state: TrainState) -> dict[str, float]:
+    """Return what the steps released beside the parameters."""
+    clip_norm = optimizers.adaptive_clip_norm(state.opt_state)
+    return {} if clip_norm is None else {"l2_norm_clip": float(clip_norm)}
 
 
 def _evaluate(plan: Plan, state: TrainState) -> dict[str, float]:

@@ -32,6 +32,7 @@ class Options:
     private: bool
     l2_norm_clip: float | None
     clipping: str
+    target_quantile: float | None
     noise_multiplier: float | None
     target_epsilon: float | None
     delta: float | None
@@ -70,7 +71,7 @@ class Options:
         ):
             if getattr(self, name) is not None:
                 _check.positive(f"--{name}", getattr(self, name))
-        for name in ("delta", "ema_decay", "momentum"):
+        for name in ("delta", "ema_decay", "momentum", "target_quantile"):
             if getattr(self, name) is not None:
                 _check.open_unit(f"--{name}", getattr(self, name))
         if self.weight_decay is not None:
@@ -113,8 +114,10 @@ class Options:
         if not self.private:
             return NonPrivate(**batches)
         assert self.l2_norm_clip is not None  # `read_flags` has seen to it
+        quantile = self.target_quantile
+        own = {} if quantile is None else {"target_quantile": quantile}
         private = DPSGD(
-            l2_norm_clip=CLIPPING[self.clipping](self.l2_norm_clip),
+            l2_norm_clip=CLIPPING[self.clipping](self.l2_norm_clip, **own),
             noise_multiplier=self.noise_multiplier,
             **batches,
         )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpjax import optimizers
 from dpjax.clipping import ClippedGrads, PerExample
 from dpjax.mechanism import DPSGD, NonPrivate
 from dpjax.noise import keys
@@ -20,6 +21,10 @@ from dpjax.training.metrics import ChunkRecord
 from dpjax.types import ArrayTree, LossFn, Params
 
 _DOMAIN = "dpjax.training.loss"
+
+_Total = tuple[ClippedGrads | optimizers.VotedGrads, jax.Array]
+"""What chunks add up to: gradients, and how many losses or gradients were not finite.
+"""
 
 
 class TrainState(NamedTuple):
@@ -135,22 +140,29 @@ def make_step(
 
     @jax.jit
     def gradient(
-        params: Params, batch: Any, mask: Any, key_words: Any, step: Any, chunk: Any
-    ) -> tuple[tuple[ClippedGrads, jax.Array], ChunkRecord]:
+        state: TrainState, batch: Any, mask: Any, key_words: Any, chunk: Any
+    ) -> tuple[_Total, ChunkRecord]:
         def key() -> jax.Array:
-            return jax.random.fold_in(keys.step_key(key_words, _DOMAIN, step), chunk)
+            step = keys.step_key(key_words, _DOMAIN, state.steps)
+            return jax.random.fold_in(step, chunk)
 
-        grads = clipped_grad(params, *loss.arguments(batch, key), mask=mask)
+        clip_norm = optimizers.adaptive_clip_norm(state.opt_state)
+        options = {} if clip_norm is None else {"l2_norm_clip": clip_norm}
+        arguments = loss.arguments(batch, key)
+        grads = clipped_grad(state.params, *arguments, mask=mask, **options)
         raw = grads.per_example or PerExample(None, None)
         record = ChunkRecord(mask, raw.loss, raw.grad_norm)
-        return (grads.without_per_example(), _non_finite(record)), record
+        counted: Any = grads.without_per_example()
+        if clip_norm is not None:
+            counted = optimizers.VotedGrads.of(grads, mask, clip_norm)
+        return (counted, _non_finite(record)), record
 
     @jax.jit
-    def add(a: Any, b: Any) -> tuple[ClippedGrads, jax.Array]:
+    def add(a: Any, b: Any) -> _Total:
         return a[0] + b[0], a[1] + b[1]
 
     @jax.jit
-    def update(state: TrainState, total: Any) -> TrainState:
+    def update(state: TrainState, total: _Total) -> TrainState:
         grads, bad = total
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -167,9 +179,7 @@ def make_step(
         total, records = None, []
         for number, (indices, mask) in enumerate(chunks):
             batch = rows(data, indices)
-            part, record = gradient(
-                state.params, batch, mask, key_words, state.steps, np.uint32(number)
-            )
+            part, record = gradient(state, batch, mask, key_words, np.uint32(number))
             total = part if total is None else add(total, part)
             records.append(record)
         return update(state, total), records

@@ -28,6 +28,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "clipping each layer": ("--clipping=per_layer",),
     "automatic clipping": ("--clipping=automatic",),
     "per-sample adaptive clipping": ("--clipping=per_sample_adaptive",),
+    "adaptive clip norm": ("--clipping=adaptive",),
     "SGD with momentum": ("--optimizer=momentum", "--learning_rate=0.5"),
     "DP-AdamBC": ("--optimizer=corrected_adam", "--learning_rate=0.003"),
     "moving average of parameters": ("--ema_decay=0.9",),

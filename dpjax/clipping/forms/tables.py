@@ -13,6 +13,9 @@ from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, weighted, wor
 from dpjax.clipping.forms.outer import Outer, joined_positions
 from dpjax.clipping.tape.guard import unmarked
 
+_ROOM = 16
+"""Examples for each position whose row came before, where these are few."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -34,21 +37,25 @@ class Rows:
         """Whether the table is smaller than the matrix of equal indices."""
         return self.layout.size(self.layout.rows) * 2 <= self.index.shape[1]
 
+    @property
+    def _meets_seldom(self) -> bool:
+        """Whether few positions would look up a row again, if rows came at random."""
+        positions = self.index.shape[1]
+        return self.layout.size(self.layout.rows) > 2 * _ROOM * positions**2
+
     def squares(self) -> Squares:
         """Return the sum over t, s with the same row of value_t . value_s."""
         values = working(self.values)
         same = self.index[:, :, None] == self.index[:, None, :]
-        summed = jnp.einsum(
-            "bts,bsn->btn", same.astype(values.dtype), values, precision=HIGHEST
-        )
-        parts = jnp.sum(summed * values, axis=-1)
+        met = jnp.sum(same, axis=-1)
+        products = _seldom_met if self._meets_seldom else _met
+        parts = products(self.index, met, values)
         by_position = measuring.sum_of_squares(values)[:, None]
         length = values.shape[1] + values.shape[2]
         found = measuring.of_products(parts, by_position, by_position, length)
         # Rows are added up one after the other. Where m equal vectors meet in a row,
         # their rounding adds up too, to m ulp of a square that is m^2 times one's.
         eps = float(jnp.finfo(values.dtype).eps)
-        met = jnp.sum(same, axis=-1).astype(values.dtype)
         return found._replace(right=1 + (2 * eps / found.relative) * jnp.square(met))
 
     def terms(self) -> list[Term]:
@@ -119,3 +126,41 @@ class Table:
         at_rows = jax.vmap(lambda x, i: x[:, i])(left, self.looked_up.index)
         products = jnp.einsum("btn,bsn->bst", values, right, precision=HIGHEST)
         return jnp.sum(at_rows * products, axis=(1, 2))
+
+
+def _met(index: jax.Array, met: jax.Array, values: jax.Array) -> jax.Array:
+    """Return for each position t the sum over s of the same row of value_t . value_s.
+
+    Args:
+      index: rows, `(batch, positions)`.
+      met: positions that have the row of t, t itself among them: `(batch, positions)`.
+      values: `(batch, positions, columns)`.
+    """
+    del met
+    same = (index[:, :, None] == index[:, None, :]).astype(values.dtype)
+    summed = jnp.einsum("bts,bsn->btn", same, values, precision=HIGHEST)
+    return jnp.sum(summed * values, axis=-1)
+
+
+def _seldom_met(index: jax.Array, met: jax.Array, values: jax.Array) -> jax.Array:
+    """Return the same by way of the positions that share a row, where they are few."""
+    batch, positions = index.shape
+    shared = met > 1
+    room = min(max(2, batch // _ROOM), shared.size)
+
+    def few() -> jax.Array:
+        # Floats: to order integers takes many times as long on a CPU.
+        flags, flat = jax.lax.top_k(shared.ravel().astype(jnp.float32), room)
+        example, position = flat // positions, flat % positions
+        own = index[example, position][:, None] == index[example]
+        others = own & (jnp.arange(positions) != position[:, None])
+        summed = jnp.einsum(
+            "ks,ksn->kn",
+            (others & (flags > 0)[:, None]).astype(values.dtype),
+            values[example],
+            precision=HIGHEST,
+        )
+        found = jnp.sum(summed * values[example, position], axis=-1)
+        return measuring.sum_of_squares(values).at[example, position].add(found)
+
+    return jax.lax.cond(jnp.sum(shared) <= room, few, lambda: _met(index, met, values))
