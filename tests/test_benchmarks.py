@@ -16,6 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent / "benchmarks"))
 import clipping
 import contestants
 import counts
+import keeping
 import table
 import timing
 import workloads
@@ -118,6 +119,32 @@ def test_counts_are_those_of_products_and_sums_with_loops_at_full_length():
     comparison = 1
     assert counts.operations(jaxpr) == comparison + min(branches)
     assert counts.bytes_moved(jaxpr) == 4 * 5 * (3 + 12 + 4)
+
+
+def fake_run(rows, contestants, versions):
+    machine = {"chip": "c", "cores": 2, "python": "3", "versions": versions}
+    gradients = [
+        {"workload": row, "title": row, "batch": 1, "contestants": dict(values)}
+        for row, values in rows.items()
+    ]
+    settings = {"contestants": contestants}
+    parts = {"gradients": gradients, "steps": [], "scaling": []}
+    return {"machine": machine, "settings": settings, **parts}
+
+
+def test_rows_and_contestants_measured_anew_replace_those_that_are_kept():
+    both = {"a": {"plain": 1, "vmap": 9}, "b": {"plain": 1, "vmap": 7}}
+    before = fake_run(both, ["plain", "vmap"], {"jax": "1", "torch": "2"})
+    run = fake_run({"b": {"plain": 2, "auto": 3}}, ["plain", "auto"], {"jax": "1"})
+    found = keeping.brought_together(before, run, clipping.EVERYONE)
+    assert [row["contestants"] for row in found["gradients"]] == [
+        {"plain": 1, "vmap": 9},
+        {"plain": 2, "auto": 3, "vmap": 7},
+    ]
+    assert found["settings"]["contestants"] == ["plain", "auto", "vmap"]
+    assert found["machine"]["versions"] == {"jax": "1", "torch": "2"}
+    run["machine"]["versions"] = {"jax": "2"}
+    assert keeping.brought_together(before, run, clipping.EVERYONE) == run
 
 
 # What comes out.

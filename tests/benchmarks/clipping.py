@@ -14,6 +14,7 @@ import contestants
 import gradients
 import jax
 import jax.numpy as jnp
+import keeping
 import machine
 import opacus_peer
 import plot
@@ -90,11 +91,14 @@ def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
 
 
 def kept_runs(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the runs that are kept, this one in the place of its backend's last."""
+    """Return the runs that are kept, with this one's rows in the place of theirs."""
     if run["settings"]["quick"]:
         raise ValueError("Expected a measurement to keep, got quick=True.")
     runs = {kept["machine"]["backend"]: kept for kept in read_results()}
-    return list((runs | {run["machine"]["backend"]: run}).values())
+    backend = run["machine"]["backend"]
+    if backend in runs:
+        run = keeping.brought_together(runs[backend], run, EVERYONE)
+    return list((runs | {backend: run}).values())
 
 
 def read_results() -> list[dict[str, Any]]:
