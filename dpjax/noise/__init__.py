@@ -42,12 +42,14 @@ References:
   2009.03777.
 """
 
+from dpjax.noise.discrete import discrete_gaussian_noise
 from dpjax.noise.entropy import EntropyError, secure_bytes
 from dpjax.noise.gaussian import gaussian_noise
 from dpjax.noise.keys import domain_key, key_data, step_key
 
 __all__ = [
     "EntropyError",
+    "discrete_gaussian_noise",
     "domain_key",
     "gaussian_noise",
     "key_data",
