@@ -1,4 +1,4 @@
-"""Events that dp_accounting has no word for; samplers state and accountants read them."""
+"""Events that dp_accounting lacks: samplers state them, and accountants read them."""
 
 import dataclasses
 

@@ -129,6 +129,18 @@ def test_groups_that_take_turns_cost_what_poisson_sampling_of_one_costs(relation
     assert cyclic.epsilon(1e-5) == one_group.epsilon(1e-5)
 
 
+def test_balls_in_bins_cost_less_than_a_shuffle_and_than_poisson_samples():
+    bins, shuffled, poisson = (
+        plan(sampler, ZERO).epsilon(1e-5)
+        for sampler in (
+            sampling.BallsInBins(),
+            sampling.ShuffledEpochs(),
+            sampling.Poisson(),
+        )
+    )
+    assert bins < poisson < shuffled
+
+
 def test_one_group_alone_is_poisson_sampling():
     for relation in (ZERO, REPLACE):
         assert plan(sampling.CyclicPoisson(1), relation).event() == PLAN.event()

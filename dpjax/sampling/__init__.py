@@ -14,6 +14,7 @@ from dpjax.sampling.fixed import FixedSize, FixedSizeWithReplacement
 from dpjax.sampling.poisson import Poisson, TruncatedPoisson, default_chunk_size
 from dpjax.sampling.sampler import IndexChunk, Sampler
 from dpjax.sampling.separated import BMinSep
+from dpjax.sampling.users import UserChunk, Users, group_by_user, mean_loss
 
 __all__ = [
     "BMinSep",
@@ -28,5 +29,9 @@ __all__ = [
     "Sampler",
     "ShuffledEpochs",
     "TruncatedPoisson",
+    "UserChunk",
+    "Users",
     "default_chunk_size",
+    "group_by_user",
+    "mean_loss",
 ]
