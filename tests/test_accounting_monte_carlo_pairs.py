@@ -135,7 +135,7 @@ def test_jax_privacy_draws_the_same_losses():
         "jax_privacy.experimental.monte_carlo.sample_generation"
     )
     strategy = selection.BMinSepSampling(0.2, 30, 4)
-    pair, count, column = Separated(1.5, 0.2, 4, 30), 20_000, np.eye(1, 30)[0]
+    pair, count, column = Separated(1.5, 0.2, 4, 30), 20_000, np.eye(1, 4)[0]
     for positive in (True, False):
         losses, _ = theirs.get_privacy_loss_sample(
             strategy, 1.5, column, seed=1, positive_sample=positive, num_samples=count

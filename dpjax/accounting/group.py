@@ -151,7 +151,7 @@ def group_epsilon(
     Example:
       >>> step = dp_accounting.GaussianDpEvent(4.0)
       >>> round(group_epsilon(step, 1e-6, 2), 3)
-      2.376
+      2.254
     """
     delta = _check.open_unit("delta", delta)
     if relation != events.Relation.REPLACE_ONE:
@@ -181,7 +181,7 @@ def group_statement(
 
     Example:
       >>> print(group_statement(dp_accounting.GaussianDpEvent(4.0), 1e-6, 2))
-      For a person with at most 2 examples: epsilon = 2.376 at delta = 1e-06.
+      For a person with at most 2 examples: epsilon = 2.255 at delta = 1e-06.
     """
     spent = group_epsilon(event, delta, num_examples, relation=relation)
     many = f"{num_examples} example" + "s" * (num_examples != 1)
