@@ -132,6 +132,28 @@ def test_the_distance_is_not_below_that_of_the_laws():
         assert truth * (1 - 1e-9) <= found < 1.5 * truth
 
 
+@pytest.mark.slow
+def test_jax_privacy_finds_the_same_by_monte_carlo():
+    # Its balls in bins keep their throws: 4 epochs of 6 steps at noise 2 are one at 1.
+    selection = pytest.importorskip("jax_privacy.batch_selection")
+    theirs = pytest.importorskip(
+        "jax_privacy.experimental.monte_carlo.sample_generation"
+    )
+    strategy, source = selection.BallsInBinsSampling(24, 6), np.random.default_rng(3)
+    settings = {"seed": source, "positive_sample": True}
+    losses = np.array(
+        [
+            theirs.get_privacy_loss_sample(strategy, 2.0, np.ones(1), **settings)[0]
+            for _ in range(20_000)
+        ]
+    )
+    paid = -np.expm1(np.minimum(0.5 - losses, 0.0))
+    error = paid.std() / math.sqrt(paid.size)
+    found = event_delta(RandomAllocationDpEvent(6, 1, GAUSSIAN(1.0)), 0.5)
+    assert abs(paid.mean() - found) < 5 * error
+    assert abs(paid.mean() - 1.5 * found) > 5 * error
+
+
 @pytest.mark.parametrize("cycles", [1, 5])
 def test_more_steps_cost_less_and_more_cycles_more(cycles):
     costs = [event_epsilon(composed(1.0, t, cycles), 1e-5) for t in (2, 5, 20)]

@@ -36,7 +36,8 @@ class Users:
     """The examples of each user; `group_by_user` makes it.
 
     A user is the unit of privacy then: a mechanism's `num_examples` is `num_users`, and
-    its sampler, whichever it is, draws users.
+    its sampler, whichever it is, draws users. A user may be any group that has examples
+    of its own: a person, a household, a task.
 
     Guarantee:
       With the gradients of whole rows clipped (`mean_loss` has one loss a row), and

@@ -10,6 +10,7 @@ from dpjax.accounting.monte_carlo.estimates import (
     delta,
     epsilon,
 )
+from dpjax.accounting.monte_carlo.from_event import Composed, pair_of
 from dpjax.accounting.monte_carlo.pairs import (
     Allocated,
     Pair,
@@ -20,6 +21,7 @@ from dpjax.accounting.monte_carlo.separated import Separated
 
 __all__ = [
     "Allocated",
+    "Composed",
     "MonteCarloDelta",
     "MonteCarloEpsilon",
     "Pair",
@@ -28,4 +30,5 @@ __all__ = [
     "ShiftedGaussians",
     "delta",
     "epsilon",
+    "pair_of",
 ]
