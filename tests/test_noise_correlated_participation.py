@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpjax.noise.correlated import ONCE, Cyclic, MinSeparation
+from dpjax.noise.correlated import ONCE, Cyclic, MinSeparation, OncePerEpoch
 
 
 def patterns(participation, steps):
@@ -13,6 +13,12 @@ def patterns(participation, steps):
     if isinstance(participation, Cyclic):
         period = participation.period
         return [list(range(j, steps, period)) for j in range(min(period, steps))]
+    if isinstance(participation, OncePerEpoch):
+        epochs = [
+            range(start, min(start + participation.period, steps))
+            for start in range(0, steps, participation.period)
+        ]
+        return [list(chosen) for chosen in itertools.product(*epochs)]
     most = participation.max_participations or steps
     return [
         list(chosen)
@@ -26,6 +32,7 @@ def patterns(participation, steps):
 
 PARTICIPATIONS = st.one_of(
     st.builds(Cyclic, st.integers(1, 5)),
+    st.builds(OncePerEpoch, st.integers(1, 5)),
     st.builds(MinSeparation, st.integers(1, 5), st.none() | st.integers(1, 4)),
 )
 
@@ -52,6 +59,10 @@ def test_the_best_pairs_are_bounded_and_exact_where_said(participation, steps, s
 def test_separation_and_count_are_those_of_the_patterns(participation, steps):
     listed = patterns(participation, steps)
     assert participation.count(steps) == max(map(len, listed))
+    for length in range(1, steps + 1):
+        windows = (range(j, j + length) for j in range(steps))
+        inside = max(len({*p} & {*w}) for w in windows for p in listed)
+        assert participation.within(length) >= inside
     gaps = [b - a for p in listed for a, b in itertools.pairwise(p)]
     assert all(gap >= participation.separation(steps) for gap in gaps)
 
@@ -63,6 +74,6 @@ def test_one_participation_is_as_separate_as_can_be():
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True])
 def test_what_is_no_number_of_steps_is_refused(value):
-    for kind in (Cyclic, MinSeparation, lambda k: MinSeparation(1, k)):
+    for kind in (Cyclic, OncePerEpoch, MinSeparation, lambda k: MinSeparation(1, k)):
         with pytest.raises((ValueError, TypeError), match="Expected an integer"):
             kind(value)

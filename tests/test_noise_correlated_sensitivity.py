@@ -6,11 +6,19 @@ from correlated_cases import STRATEGIES, banded
 from test_noise_correlated_participation import patterns
 
 from dpjax.noise import correlated
-from dpjax.noise.correlated import ONCE, Cyclic, MinSeparation, sensitivity
+from dpjax.noise.correlated import (
+    ONCE,
+    Cyclic,
+    MinSeparation,
+    OncePerEpoch,
+    sensitivity,
+    separate_sensitivity,
+)
 
 PARTICIPATIONS = [
     ONCE,
     *map(Cyclic, (1, 2, 3, 4, 9)),
+    *map(OncePerEpoch, (1, 2, 3, 9)),
     *(MinSeparation(b, k) for b in (1, 2, 3, 4) for k in (2, 3, None)),
 ]
 every_participation = pytest.mark.parametrize("participation", PARTICIPATIONS, ids=str)
@@ -50,7 +58,11 @@ def test_no_example_moves_the_sums_by_more(strategy, steps, participation):
         assert value == pytest.approx(worst, rel=1e-12)
 
 
-@every_participation
+@pytest.mark.parametrize(
+    "participation",
+    [p for p in PARTICIPATIONS if not isinstance(p, OncePerEpoch)],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "name", ["identity", "banded Toeplitz", "square root", "banded inverse", "buffered"]
 )
@@ -64,6 +76,26 @@ def test_few_bands_are_known_exactly(name):
     bands = strategy.bands(13)
     for participation in (ONCE, Cyclic(bands), MinSeparation(bands, 2)):
         assert sensitivity(strategy, 13, participation).exact
+
+
+@pytest.mark.parametrize("name", ["banded", "signed banded", "signed Toeplitz"])
+def test_each_participation_by_itself_moves_the_norm_of_a_column(name):
+    strategy = STRATEGIES[name]
+    norms = np.linalg.norm(strategy.matrix(13), axis=0)
+    bands = strategy.bands(13)
+    assert separate_sensitivity(strategy, 13, bands) == pytest.approx(norms.max())
+    with pytest.raises(ValueError, match=f"strategy.bands={bands}"):
+        separate_sensitivity(strategy, 13, bands - 1)
+
+
+def test_a_shuffled_order_moves_more_than_a_fixed_one_and_less_than_any_order():
+    strategy = STRATEGIES["square root"]
+    values = [
+        sensitivity(strategy, 13, participation).value
+        for participation in (Cyclic(4), OncePerEpoch(4), MinSeparation(1, 4))
+    ]
+    assert values == sorted(values)
+    assert len(set(values)) == 3
 
 
 def test_the_tree_is_known_exactly_where_participation_is_cyclic_or_dyadic():

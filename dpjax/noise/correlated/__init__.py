@@ -9,13 +9,23 @@ from dpjax.noise.correlated.buffered import BufferedToeplitz
 from dpjax.noise.correlated.errors import max_error, rmse
 from dpjax.noise.correlated.identity import Identity
 from dpjax.noise.correlated.inverse import BandedInverse, banded_inverse_square_root
+from dpjax.noise.correlated.optimization import (
+    optimize_banded,
+    optimize_buffered_toeplitz,
+    optimize_toeplitz,
+)
 from dpjax.noise.correlated.participation import (
     ONCE,
     Cyclic,
     MinSeparation,
+    OncePerEpoch,
     Participation,
 )
-from dpjax.noise.correlated.sensitivity import Sensitivity, sensitivity
+from dpjax.noise.correlated.sensitivity import (
+    Sensitivity,
+    sensitivity,
+    separate_sensitivity,
+)
 from dpjax.noise.correlated.strategy import Strategy, ToeplitzStrategy
 from dpjax.noise.correlated.streaming import (
     CorrelatedNoiseState,
@@ -36,6 +46,7 @@ __all__ = [
     "Cyclic",
     "Identity",
     "MinSeparation",
+    "OncePerEpoch",
     "Participation",
     "Sensitivity",
     "Strategy",
@@ -45,8 +56,12 @@ __all__ = [
     "correlated_noise",
     "init_correlated_noise",
     "max_error",
+    "optimize_banded",
+    "optimize_buffered_toeplitz",
+    "optimize_toeplitz",
     "rmse",
     "sensitivity",
+    "separate_sensitivity",
     "square_root",
     "workload",
 ]

@@ -26,6 +26,10 @@ class Participation(abc.ABC):
         """Return the most participations of one example in that many steps."""
 
     @abc.abstractmethod
+    def within(self, length: int) -> int:
+        """Return the most participations in a number of steps in a row."""
+
+    @abc.abstractmethod
     def best(self, values: np.ndarray) -> float:
         """Return the largest sum of values over a pattern, of some (n,) all >= 0."""
 
@@ -68,12 +72,13 @@ class MinSeparation(Participation):
 
     def count(self, num_steps: int) -> int:
         """Return as many as fit, at most `max_participations`."""
-        fit = -(-num_steps // self.steps_apart)
-        return (
-            fit
-            if self.max_participations is None
-            else min(fit, self.max_participations)
-        )
+        return self.within(num_steps)
+
+    def within(self, length: int) -> int:
+        """Return as many as fit, at most `max_participations`."""
+        fit = -(-length // self.steps_apart)
+        most = self.max_participations
+        return fit if most is None else min(fit, most)
 
     def best(self, values: np.ndarray) -> float:
         """Return the largest sum over a pattern, exactly: a dynamic program."""
@@ -123,6 +128,10 @@ class Cyclic(Participation):
         """Return the number of epochs begun."""
         return -(-num_steps // self.period)
 
+    def within(self, length: int) -> int:
+        """Return the same: each period has one."""
+        return self.count(length)
+
     def best(self, values: np.ndarray) -> float:
         """Return the largest sum over one of the `period` patterns, exactly."""
         return max(float(np.sum(values[pattern])) for pattern in self.patterns(values))
@@ -137,6 +146,50 @@ class Cyclic(Participation):
         """Return the steps of each pattern, for as many steps as there are values."""
         steps = np.arange(len(values))
         return [steps[j :: self.period] for j in range(min(self.period, len(steps)))]
+
+
+@dataclasses.dataclass(frozen=True)
+class OncePerEpoch(Participation):
+    """One step of each epoch of `period` steps, any: epochs in orders of their own.
+
+    Attributes:
+      period: steps in an epoch, >= 1.
+
+    >>> OncePerEpoch(2).best(np.array([3.0, 4.0, 3.0, 1.0]))
+    7.0
+    """
+
+    period: int
+
+    def __post_init__(self) -> None:
+        _keep(self, "period")
+
+    def separation(self, num_steps: int) -> int:
+        """Return 1: the last step of an epoch and the first of the next."""
+        return num_steps if self.count(num_steps) == 1 else 1
+
+    def count(self, num_steps: int) -> int:
+        """Return the number of epochs begun."""
+        return -(-num_steps // self.period)
+
+    def within(self, length: int) -> int:
+        """Return how many epochs so many steps can touch."""
+        return min(length, 1 + -(-(length - 1) // self.period))
+
+    def best(self, values: np.ndarray) -> float:
+        """Return the sum of the best of each epoch."""
+        return float(np.sum(np.maximum.reduceat(values, self._starts(values))))
+
+    def best_pairs(self, values: np.ndarray) -> tuple[float, bool]:
+        """Bound the sum by the best pair of each two epochs."""
+        starts = self._starts(values)
+        rows = np.maximum.reduceat(values, starts, axis=0)
+        pairs = np.maximum.reduceat(rows, starts, axis=1)
+        np.fill_diagonal(pairs, np.maximum.reduceat(np.diagonal(values), starts))
+        return float(np.sum(pairs)), len(starts) == 1
+
+    def _starts(self, values: np.ndarray) -> np.ndarray:
+        return np.arange(0, len(values), self.period)
 
 
 def _keep(participation: Participation, name: str) -> None:

@@ -5,7 +5,12 @@ from typing import NamedTuple
 import numpy as np
 
 from dpjax import _check
-from dpjax.noise.correlated.participation import Cyclic, Participation
+from dpjax.noise.correlated.participation import (
+    ONCE,
+    Cyclic,
+    OncePerEpoch,
+    Participation,
+)
 from dpjax.noise.correlated.strategy import Strategy, ToeplitzStrategy, check_steps
 from dpjax.noise.correlated.tree import BinaryTree
 
@@ -38,7 +43,7 @@ def sensitivity(
     - columns as far apart as participations are orthogonal (few enough bands, or one
       participation): the best sum of their squared norms, exact;
     - C Toeplitz with coefficients >= 0 that do not increase: the columns 0, b, 2b, ...,
-      exact;
+      exact (not for `OncePerEpoch`);
     - a tree: exact where participation is cyclic, else a bound level by level;
     - else from G: exact where participation is cyclic and G >= 0, else a bound.
 
@@ -79,13 +84,42 @@ def sensitivity(
             participation.best(_column_norms_squared(strategy, steps)),
             True,
         )
-    elif isinstance(strategy, ToeplitzStrategy) and _falls(
-        strategy.coefficients(steps)
+    elif (
+        isinstance(strategy, ToeplitzStrategy)
+        and _falls(strategy.coefficients(steps))
+        and not isinstance(participation, OncePerEpoch)
     ):
         squared, exact = _of_first_columns(strategy, steps, participation), True
     else:
         squared, exact = _of_gram(strategy, steps, participation)
     return Sensitivity(float(np.sqrt(squared)), exact)
+
+
+def separate_sensitivity(strategy: Strategy, num_steps: int, period: int) -> float:
+    """Return the L2 sensitivity of each participation by itself: a column's norm.
+
+    Args:
+      strategy: of at most `period` bands.
+      num_steps: n.
+      period: steps between two participations, at least.
+
+    Raises:
+      ValueError: more bands, so that participations add up.
+
+    Guarantee:
+      Rows of C X that two participations of an example reach are different ones: where
+      who takes part is drawn anew for each of them, they compose as steps of DP-SGD do,
+      each amplified by its own draw (Choquette-Choo et al. 2023, theorem 4).
+
+    >>> from dpjax.noise.correlated import Toeplitz
+    >>> separate_sensitivity(Toeplitz((0.75, 1.0)), 9, period=2)
+    1.25
+    """
+    steps = check_steps(strategy, num_steps)
+    if strategy.bands(steps) > _check.integer("period", period, minimum=1):
+        what = f"at most {period} bands, the period of the sampling, for amplification"
+        _check.fail(what, "strategy.bands", strategy.bands(steps))
+    return sensitivity(strategy, steps, ONCE).value
 
 
 def _column_norms_squared(strategy: Strategy, steps: int) -> np.ndarray:
@@ -117,9 +151,10 @@ def _of_tree(
         patterns = participation.patterns(np.empty(steps))
         return max(tree.pattern_norm_squared(p, steps) for p in patterns), True
     count, apart = participation.count(steps), participation.separation(steps)
-    bound = tree.spread_bound(count, apart, steps)
+    bound = tree.spread_bound(participation, steps)
     reached = tree.pattern_norm_squared(np.arange(count) * apart, steps)
-    return bound, reached == bound
+    allowed = count == 1 or not isinstance(participation, OncePerEpoch)
+    return bound, allowed and reached == bound
 
 
 def _of_gram(

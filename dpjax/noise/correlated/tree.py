@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dpjax.noise.correlated.participation import Participation
 from dpjax.noise.correlated.strategy import Draw, Strategy, zeros
 from dpjax.types import ArrayTree
 
@@ -78,17 +79,18 @@ class BinaryTree(Strategy):
             total += int(np.sum(counts.astype(np.int64) ** 2))
         return float(total)
 
-    def spread_bound(self, count: int, separation: int, num_steps: int) -> float:
-        """Return a bound on `pattern_norm_squared` of a number of separated columns.
+    def spread_bound(self, participation: Participation, num_steps: int) -> float:
+        """Return a bound on `pattern_norm_squared` of any pattern of a participation.
 
-        A block of 2^h steps holds at most ceil(2^h / separation) of them: on each level
-        the sum of squares is largest where as many blocks as can be are full.
+        A block holds no more of a pattern than as many steps in a row can: on each
+        level, the sum of squares is largest where as many blocks as can be are full.
         """
-        total = 0
+        count, total = participation.count(num_steps), 0
         for height in range(num_steps.bit_length()):
-            most = min(count, -(-(2**height) // separation))
-            full = min(count // most, num_steps >> height)
-            rest = count - full * most if full < num_steps >> height else 0
+            blocks = num_steps >> height
+            most = min(count, participation.within(2**height))
+            full = min(count // most, blocks)
+            rest = count - full * most if full < blocks else 0
             total += full * most**2 + rest**2
         return float(total)
 
