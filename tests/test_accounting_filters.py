@@ -14,10 +14,9 @@ from dpjax.accounting import AccountingError, Budget, BudgetExceeded
 from dpjax.accounting.ledgers.filters import (
     ConcentratedFilter,
     GaussianFilter,
-    RenyiFilter,
     budget_rho,
-    default_orders,
 )
+from dpjax.accounting.ledgers.renyi_filter import RenyiFilter, default_orders
 
 GAUSSIAN = dp_accounting.GaussianDpEvent
 REPLACE = dp_accounting.NeighboringRelation.REPLACE_ONE

@@ -88,7 +88,8 @@ def scale_then_privatize(
     References:
       Li, Zaheer, Liu, Reddi, McMahan and Smith (2023), Differentially private adaptive
       optimization with delayed preconditioners, arXiv 2212.00309; Ganesh, McMahan and
-      Thakurta (2025), On design principles for private adaptive optimizers.
+      Thakurta (2025), On design principles for private adaptive optimizers,
+      arXiv 2507.01129.
 
     Example:
       >>> private = scale_then_privatize(1.0, 1.0, key=0, stability=0.1)

@@ -52,7 +52,7 @@ class IndividualFilter:
 
     References:
       Feldman and Zrnic (2021), Individual privacy accounting via a Renyi filter,
-      arXiv 2008.11193, algorithm 3 and section 4.
+      arXiv 2008.11193.
 
     Example:
       >>> individual = IndividualFilter(3, Budget(epsilon=1.0, delta=1e-5))

@@ -9,8 +9,8 @@ from dpjax import _check
 from dpjax.accounting.epsilon import Epsilon
 from dpjax.accounting.events import Event, Relation
 from dpjax.accounting.ledgers import chain, ledger_entry
-from dpjax.accounting.ledgers.filters import event_divergences
 from dpjax.accounting.ledgers.ledger_entry import Entry
+from dpjax.accounting.ledgers.renyi_filter import event_divergences
 
 _DEFAULT_ORDERS = tuple(1 + 2.0**power for power in range(-1, 9))
 
