@@ -1,6 +1,7 @@
 """Poisson sampling with a rest after every step that an example is in."""
 
 import math
+import tracemalloc
 
 import dp_accounting
 import numpy as np
@@ -112,6 +113,17 @@ def test_a_separation_is_a_whole_number(rest, error):
 def test_a_separation_that_leaves_no_room_is_refused():
     with pytest.raises(ValueError, match=r"Expected at most .* = 4, got min_sep.*=5"):
         BMinSep(5).sampling_prob(num_examples=100, expected_batch_size=25)
+
+
+def test_memory_follows_the_data_set_and_not_its_steps():
+    count = 1_000_000
+    tracemalloc.start()
+    sampler = BMinSep(5)
+    (draw,) = draws(sampler, count, 100, 200, chunk_size=128, start_step=199)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 50 < len(draw) < 150
+    assert peak < 5 * count
 
 
 def test_steps_can_be_asked_for_in_any_order():

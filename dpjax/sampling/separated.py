@@ -23,6 +23,9 @@ class BMinSep(Sampler):
     was, drawn from the stationary law of such throws, so that every step has
     num_examples * q examples in the mean (a warm start).
 
+    It is meant for correlated noise of b bands. With independent noise it costs little
+    less than `Poisson`, and what is stated below is more.
+
     Who rests depends on all earlier steps: going on at a step repeats the draws before
     it, which costs about their examples. Memory follows the data set. Indices ascend
     within a step.
@@ -32,8 +35,9 @@ class BMinSep(Sampler):
       (`REPLACE_SPECIAL`). Whatever was seen of the steps before, an example enters a
       step with probability at most p: `num_steps` sums with Gaussian noise spend no
       more than `SelfComposed(PoissonSampled(p, Gaussian), num_steps)`. That is a bound
-      and not tight; `accounting.monte_carlo` estimates the truth. Nothing is stated
-      under `REPLACE_ONE`. Assumed: as for `Poisson`.
+      and not tight: `accounting.monte_carlo.Separated` is the pair of laws of which
+      `monte_carlo.delta` estimates the truth. Nothing is stated under `REPLACE_ONE`.
+      Assumed: as for `Poisson`.
 
     Attributes:
       min_separation: b >= 1, the least distance of two steps that an example is in; at
