@@ -12,7 +12,7 @@ import sys
 
 LAYERS = [
     {"types"},
-    {"_check", "_files", "_versions"},
+    {"_check", "_events", "_files", "_versions"},
     {"autodiff", "noise", "sampling", "accounting"},
     {"clipping", "curvature"},
     {"optimizers"},

@@ -6,8 +6,9 @@ import dp_accounting
 import pytest
 from accounting_cases import sampled
 
+from dpjax._events import RandomAllocationDpEvent
 from dpjax.accounting import AccountingError, event_epsilon, group
-from dpjax.accounting.events import NON_PRIVATE
+from dpjax.accounting.events import NON_PRIVATE, Relation
 
 GAUSSIAN = dp_accounting.GaussianDpEvent
 LAPLACE = dp_accounting.LaplaceDpEvent
@@ -86,6 +87,50 @@ def test_plain_releases_lose_a_part_of_their_noise():
 def test_other_parts_are_refused():
     with pytest.raises(AccountingError, match="ZCDpEvent"):
         group.group_event(dp_accounting.ZCDpEvent(0.1), 2)
+
+
+ALLOCATED = dp_accounting.SelfComposedDpEvent(
+    RandomAllocationDpEvent(10, 1, GAUSSIAN(3.0)), 2
+)
+REPLACE = Relation.REPLACE_ONE
+
+
+@pytest.mark.parametrize("event", [RUN, GAUSSIAN(3.0)])
+@pytest.mark.parametrize("size", [1, 2])
+def test_what_is_known_best_is_the_group_event_where_there_is_one(event, size):
+    best = group.group_epsilon(event, 1e-6, size)
+    assert best == event_epsilon(group.group_event(event, size), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("event", "relation"),
+    [(ALLOCATED, Relation.ADD_OR_REMOVE_ONE), (GAUSSIAN(8.0), REPLACE)],
+)
+def test_what_is_known_best_is_the_general_conversion_elsewhere(event, relation):
+    best = group.group_epsilon(event, 1e-6, 2, relation=relation)
+    assert best == group.vadhan_epsilon(event, 1e-6, 2, relation=relation)
+    assert best > event_epsilon(event, 1e-6, relation=relation)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_the_line_of_a_report_promises_no_more_than_holds(size):
+    line = group.group_statement(RUN, 1e-6, size)
+    start, number = line.removesuffix(" at delta = 1e-06.").split(": epsilon = ")
+    truth = group.group_epsilon(RUN, 1e-6, size)
+    assert truth <= float(number) < truth * 1.001
+    assert start == f"For a person with at most {size} example{'s' * (size > 1)}"
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (NON_PRIVATE, "nothing is promised."),
+        (dp_accounting.NoOpDpEvent(), "epsilon = 0 at delta = 0.01."),
+        (GAUSSIAN(1e-2), "epsilon = "),
+    ],
+)
+def test_the_line_has_words_for_nothing_and_for_everything(event, words):
+    assert f"examples: {words}" in group.group_statement(event, 0.01, 3)
 
 
 @pytest.mark.parametrize("size", [0, -1])

@@ -13,12 +13,15 @@ from draws import KEY, drawn, draws, event, inclusions, run
 
 from dpjax.accounting import event_epsilon
 from dpjax.sampling import (
+    BallsInBins,
+    BMinSep,
     CyclicPoisson,
     Deterministic,
     FixedSize,
     FixedSizeWithReplacement,
     IndexChunk,
     Poisson,
+    RandomAllocation,
     ShuffledEpochs,
     TruncatedPoisson,
 )
@@ -31,9 +34,14 @@ SAMPLERS = [
     FixedSizeWithReplacement(),
     Deterministic(),
     ShuffledEpochs(),
+    BallsInBins(),
+    BallsInBins(redrawn=False),
+    RandomAllocation(3),
+    BMinSep(3),
 ]
-RANDOM = [sampler for sampler in SAMPLERS if sampler != Deterministic()]
-FRUGAL = [sampler for sampler in SAMPLERS if sampler != ShuffledEpochs()]
+REPEATING = [Deterministic(), BallsInBins(redrawn=False)]
+RANDOM = [sampler for sampler in SAMPLERS if sampler not in REPEATING]
+FRUGAL = SAMPLERS[:6]
 FOR_EVER = {
     Poisson(): [[3, 6, 7, 10, 12, 14, 18, 19]],
     TruncatedPoisson(4): [[1, 9, 12, 19]],
@@ -42,6 +50,9 @@ FOR_EVER = {
     FixedSizeWithReplacement(): [[4, 5, 7, 8, 15]],
     Deterministic(): [[0, 1, 2, 3, 4]],
     ShuffledEpochs(): [[1, 9, 3, 18, 2]],
+    BallsInBins(): [[1, 5, 9, 12, 15, 16, 19]],
+    RandomAllocation(3): [[2, 5, 12, 15, 17, 18]],
+    BMinSep(3): [[3, 5, 7, 9, 10, 12, 14, 17]],
 }
 WHOLE = [FixedSize(), FixedSizeWithReplacement(), Deterministic(), ShuffledEpochs()]
 
@@ -239,6 +250,8 @@ def test_an_example_takes_part_as_often_as_the_probability_says(sampler):
     steps = 3000
     taken = (inclusions(sampler, 100, 30, steps) > 0).sum()
     turns = steps * 100 / getattr(sampler, "period", 1)
+    if isinstance(sampler, BMinSep):
+        q = 0.3  # That of the others is of an example that does not rest.
     if isinstance(sampler, TruncatedPoisson):
         assert taken < turns * q
     else:

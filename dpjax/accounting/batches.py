@@ -49,8 +49,10 @@ from dp_accounting import dp_event
 from scipy import stats
 
 from dpjax import _check
+from dpjax._events import RandomAllocationDpEvent
 from dpjax.accounting.events import Event, Parts, Relation
 from dpjax.accounting.laws import mixture
+from dpjax.accounting.laws.allocated import AllocatedGaussian
 from dpjax.accounting.laws.privacy_loss import SampledGaussian
 from dpjax.accounting.laws.revealed import Component, RevealedMixture
 
@@ -67,6 +69,8 @@ def rewritten(parts: Parts, relation: Relation) -> Parts:
     | the same, everybody | Gaussian, noise s / 2        | Gaussian, noise s |
     | with replacement    | mixture of Gaussians         | itself            |
     | once, into a tree   | itself: no sound account     | Gaussian, below   |
+    | in k of t steps     | in 1 of floor(t / k), k times: `laws.allocated`  |
+    | the same, replaced  |                              | Gaussian, k times |
 
     A tree of n steps adds each example to at most d = ceil(log2(n + 1)) of its sums,
     whatever the others do: a Gaussian release of noise s / d^(1/2) (Kairouz et al.
@@ -77,10 +81,13 @@ def rewritten(parts: Parts, relation: Relation) -> Parts:
       parts: what was released, from `events.take_apart`.
       relation: which data sets are neighbours.
     """
-    return [(_rewritten(part, relation), count) for part, count in parts]
+    return [
+        (_rewritten(part, relation), count * _participations(part))
+        for part, count in parts
+    ]
 
 
-def laws(part: Event, relation: Relation) -> RevealedMixture | None:
+def laws(part: Event, relation: Relation) -> RevealedMixture | AllocatedGaussian | None:
     """Return laws that dominate `part`, or None for what is no such batch.
 
     Args:
@@ -97,6 +104,8 @@ def laws(part: Event, relation: Relation) -> RevealedMixture | None:
         )
     if isinstance(part, dp_accounting.TruncatedSubsampledGaussianDpEvent):
         return _truncated(part, relation)
+    if isinstance(part, RandomAllocationDpEvent):
+        return AllocatedGaussian(part.event.noise_multiplier, part.num_steps)
     return None
 
 
@@ -134,7 +143,20 @@ def _rewritten(part: Event, relation: Relation) -> Event:
         )
     if isinstance(part, dp_accounting.SingleEpochTreeAggregationDpEvent) and not adds:
         return _one_epoch(part)
+    if isinstance(part, RandomAllocationDpEvent):
+        steps = part.num_steps // part.num_participations
+        # Of two examples in the same steps, the pair is that of these steps alone.
+        if steps == 1 or relation == Relation.REPLACE_ONE:
+            return part.event
+        return RandomAllocationDpEvent(steps, 1, part.event)
     return part
+
+
+def _participations(part: Event) -> int:
+    """Return how often `_rewritten` is to be composed."""
+    if isinstance(part, RandomAllocationDpEvent):
+        return part.num_participations
+    return 1
 
 
 def _one_epoch(

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import dp_accounting
 
 from dpjax import _check
+from dpjax._events import RandomAllocationDpEvent
 from dpjax.accounting.epsilon import AccountingError
 
 Event: TypeAlias = dp_accounting.DpEvent
@@ -80,6 +81,8 @@ def _walk(event: Event, count: int) -> Parts:
         return _batch(event, count)
     if isinstance(event, dp_accounting.TruncatedSubsampledGaussianDpEvent):
         return _truncated(event, count)
+    if isinstance(event, RandomAllocationDpEvent):
+        return _allocated(event, count)
     return [(event, count)]
 
 
@@ -137,6 +140,28 @@ def _batch(event: Event, count: int) -> Parts:
         what = "a Gaussian release inside of sampling batches of fixed size"
         _check.fail(what, "event", event, AccountingError)
     return [(type(event)(most, size, inner), count)]
+
+
+def _allocated(event: RandomAllocationDpEvent, count: int) -> Parts:
+    """List a release in some random steps."""
+    name = type(event).__name__
+    most = _check.integer(f"{name}.num_steps", event.num_steps, minimum=1)
+    size = _check.integer(
+        f"{name}.num_participations", event.num_participations, minimum=1
+    )
+    if size > most:
+        _check.fail(f"at most {most} steps", f"{name}.num_participations", size)
+    inner = _inside(event, event.event)
+    if inner is None:
+        return []
+    if inner == NON_PRIVATE:
+        return [(NON_PRIVATE, count)]
+    if not isinstance(inner, dp_accounting.GaussianDpEvent):
+        what = "a Gaussian release inside of random allocation"
+        _check.fail(what, "event", event, AccountingError)
+    if size == most:
+        return [(inner, count * size)]
+    return [(RandomAllocationDpEvent(most, size, inner), count)]
 
 
 def _truncated(

@@ -120,6 +120,82 @@ def vadhan_epsilon(
     return Epsilon(size * found, error=size * found.error, method=found.method)
 
 
+def group_epsilon(
+    event: dp_accounting.DpEvent,
+    delta: float,
+    num_examples: int,
+    *,
+    accountant: str = "exact",
+    relation: events.Relation = events.Relation.ADD_OR_REMOVE_ONE,
+) -> Epsilon:
+    """Return the epsilon of a person with several examples, by what is known best.
+
+    That is `group_event`'s, for events that it knows and neighbours that differ by
+    presence, and `vadhan_epsilon`'s otherwise.
+
+    Args:
+      event: as in `event_epsilon`, of one example.
+      delta: in (0, 1), of the person.
+      num_examples: k, the most examples that a person has, at least 1.
+      accountant: "exact", "pld" or "rdp".
+      relation: which data sets are neighbours, by one example.
+
+    Returns:
+      Epsilon in nats; infinite where there is no bound.
+
+    Raises:
+      ValueError, AccountingError: as `event_epsilon`.
+
+    Guarantee: that of the function whose number it is.
+
+    Example:
+      >>> step = dp_accounting.GaussianDpEvent(4.0)
+      >>> round(group_epsilon(step, 1e-6, 2), 3)
+      2.254
+    """
+    delta = _check.open_unit("delta", delta)
+    if relation != events.Relation.REPLACE_ONE:
+        try:
+            together = group_event(event, num_examples)
+        except AccountingError:
+            pass
+        else:
+            return accountants.event_epsilon(
+                together, delta, accountant=accountant, relation=relation
+            )
+    return vadhan_epsilon(
+        event, delta, num_examples, accountant=accountant, relation=relation
+    )
+
+
+def group_statement(
+    event: dp_accounting.DpEvent,
+    delta: float,
+    num_examples: int,
+    *,
+    relation: events.Relation = events.Relation.ADD_OR_REMOVE_ONE,
+) -> str:
+    """Return one line for a report: what a person with several examples is promised.
+
+    The arguments, and what may be raised, are those of `group_epsilon`.
+
+    Example:
+      >>> print(group_statement(dp_accounting.GaussianDpEvent(4.0), 1e-6, 2))
+      For a person with at most 2 examples: epsilon = 2.255 at delta = 1e-06.
+    """
+    spent = group_epsilon(event, delta, num_examples, relation=relation)
+    many = f"{num_examples} example" + "s" * (num_examples != 1)
+    if not math.isfinite(spent):
+        return f"For a person with at most {many}: nothing is promised."
+    # Rounded up: the line promises no more than what holds.
+    digits = max(0, 3 - math.floor(math.log10(spent))) if spent > 0 else 0
+    rounded = math.ceil(spent * 10**digits) / 10**digits
+    return (
+        f"For a person with at most {many}: epsilon = {rounded:.10g} at delta = "
+        f"{delta:g}."
+    )
+
+
 def _grouped(part: events.Event, size: int) -> events.Event:
     if part == events.NON_PRIVATE:
         return part

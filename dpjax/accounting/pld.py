@@ -14,6 +14,7 @@ import numpy as np
 from dp_accounting import pld
 
 from dpjax import _check
+from dpjax._events import RandomAllocationDpEvent
 from dpjax.accounting import batches, rdp
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
@@ -86,7 +87,11 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     pairs = [_laws(part, relation) for part, _ in parts]
     counts = [count for _, count in parts]
     grid = Grid.choose(pairs, counts, delta)
-    coarser = dataclasses.replace(grid, interval=2 * grid.interval)
+    coarser = dataclasses.replace(
+        grid,
+        pairs=tuple(getattr(law, "coarser", law) for law in pairs),
+        interval=2 * grid.interval,
+    )
     value = grid.epsilon(grid.laws(), counts, delta)
     coarse_value = coarser.epsilon(coarser.laws(), counts, delta)
     return Epsilon(value, error=abs(coarse_value - value), method="pld")
@@ -218,7 +223,8 @@ def _common_noise(part: Event) -> float:
     if isinstance(part, dp_accounting.TruncatedSubsampledGaussianDpEvent):
         return part.noise_multiplier / 2
     noise = part.event.noise_multiplier
-    return noise if _is_sampled(part) else noise / 2
+    is_one = _is_sampled(part) or isinstance(part, RandomAllocationDpEvent)
+    return noise if is_one else noise / 2
 
 
 def _unsampled(part: Event) -> dp_accounting.GaussianDpEvent:

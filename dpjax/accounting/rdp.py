@@ -19,10 +19,12 @@ from dp_accounting import rdp
 from scipy import optimize
 
 from dpjax import _check
+from dpjax._events import RandomAllocationDpEvent
 from dpjax.accounting import batches
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
 from dpjax.accounting.laws.privacy_loss import SampledGaussian
+from dpjax.accounting.laws.revealed import RevealedMixture
 from dpjax.accounting.renyi import revealed, sampled_gaussian
 
 ORDERS = 1 + np.geomspace(1e-3, 1e6, 37)
@@ -209,7 +211,10 @@ def _offsets(orders: np.ndarray, delta: float) -> np.ndarray:
 
 
 def gaussian_pair(part: Event, relation: Relation) -> SampledGaussian | None:
-    """Return the output laws of a Gaussian release, plain or sampled, or None."""
+    """Return the output laws of a Gaussian release, plain or sampled, or None.
+
+    One in a random step of many counts as plain.
+    """
     replace_one = relation == Relation.REPLACE_ONE
     if isinstance(part, dp_accounting.GaussianDpEvent):
         return SampledGaussian(part.noise_multiplier, 1.0, replace_one)
@@ -218,6 +223,9 @@ def gaussian_pair(part: Event, relation: Relation) -> SampledGaussian | None:
     ):
         noise = part.event.noise_multiplier
         return SampledGaussian(noise, part.sampling_probability, replace_one)
+    if isinstance(part, RandomAllocationDpEvent) and part.num_participations == 1:
+        # Nothing is amplified here: the step might as well be known.
+        return SampledGaussian(part.event.noise_multiplier, 1.0, replace_one)
     return None
 
 
@@ -227,7 +235,7 @@ def _other_divergences(
     laws = batches.laws(part, relation)
     if isinstance(part, _MIXTURE) and relation != Relation.REPLACE_ONE:
         laws = batches.mixture_laws(part)
-    if laws is not None:
+    if isinstance(laws, RevealedMixture):
         return revealed.divergences(laws, orders)
     if _is_sampled_laplace(part) and relation != Relation.REPLACE_ONE:
         return _pure_divergences(part, orders)

@@ -9,6 +9,9 @@
 | `FixedSizeWithReplacement` | pld           | as for replace      | pld, a bound    |
 | `Deterministic`            | none          | exact               | exact           |
 | `ShuffledEpochs`           | none          | a bound             | a bound         |
+| `BallsInBins`              | pld           | pld                 | a bound         |
+| `RandomAllocation`         | pld, a bound  | pld, a bound        | a bound         |
+| `BMinSep`                  | a bound       | a bound             | none            |
 
 "exact" is the accountant of that name, "pld" a grid with an estimate of its error, and
 "a bound" is one that no data sets are known to reach.
@@ -52,6 +55,14 @@ SOUND_PAIRS: dict[tuple[type[sampling.Sampler], NeighboringRelation], float] = {
     (sampling.Deterministic, _REPLACE): 2.0,
     (sampling.ShuffledEpochs, _ZERO): 1.0,
     (sampling.ShuffledEpochs, _REPLACE): 2.0,
+    (sampling.BallsInBins, _ADD): 1.0,
+    (sampling.BallsInBins, _ZERO): 1.0,
+    (sampling.BallsInBins, _REPLACE): 2.0,
+    (sampling.RandomAllocation, _ADD): 1.0,
+    (sampling.RandomAllocation, _ZERO): 1.0,
+    (sampling.RandomAllocation, _REPLACE): 2.0,
+    (sampling.BMinSep, _ADD): 1.0,
+    (sampling.BMinSep, _ZERO): 1.0,
 }
 """The pairs that have a sound account, with how far the sum moves, in clip norms.
 
@@ -64,6 +75,7 @@ _REASONS: dict[type[sampling.Sampler], str] = {
     sampling.CyclicPoisson: "with one example less, others would change their groups",
     sampling.Deterministic: "with one example less, others would change their batches",
     sampling.ShuffledEpochs: "with one example less, others would change their batches",
+    sampling.BMinSep: "what two examples' rests tell apart is not known",
 }
 
 

@@ -61,9 +61,28 @@ def gaussian_noise(
     >>> noise["w"].shape
     (2, 5)
     """
+    return domain_noise(DOMAIN, data, step, like, stddev)
+
+
+def domain_noise(
+    domain: str,
+    data: jax.Array,
+    step: int | jax.Array,
+    like: ArrayTree,
+    stddev: float | jax.Array,
+) -> ArrayTree:
+    """Draw what `gaussian_noise` does, in a domain of another name.
+
+    Args:
+      domain: Name of the domain: noises of two domains are independent.
+      data: As in `gaussian_noise`, like all that follow.
+      step: Index of the step.
+      like: Pytree whose paths, shapes and dtypes are read.
+      stddev: Standard deviation of each value.
+    """
     _check.float_leaves("like", like)
     paths_and_leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
-    key = jax.random.key_data(keys.step_key(data, DOMAIN, step))
+    key = jax.random.key_data(keys.step_key(data, domain, step))
     leaf_keys = _leaf_keys(key, [path for path, _ in paths_and_leaves])
     dtypes = [jnp.result_type(leaf) for _, leaf in paths_and_leaves]
     specs = [

@@ -11,7 +11,6 @@ Each arrow is one or two encryptions by threefry2x32 with 20 rounds: the first t
 
 import hashlib
 import operator
-import secrets
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.extend.core import get_opaque_trace_state
 
 from dpjax import _check
+from dpjax.noise import entropy
 from dpjax.types import KeyLike
 
 _IMPL = "threefry2x32"
@@ -49,6 +49,7 @@ def key_data(key: KeyLike | None) -> jax.Array:
         under a trace, where the draw would be frozen into the compiled program (or
         shared by what `vmap` maps over).
       ValueError: A seed outside [0, 2**64), or an array of the wrong shape.
+      EntropyError: `key` is None and the operating system has no secure source.
 
     >>> key_data(7)
     Array([0, 7], dtype=uint32)
@@ -120,7 +121,7 @@ def _fresh_words() -> jax.Array:
     """Return 64 bits from the operating system, the same in every process."""
     if not _is_eager():
         _check.fail("an explicit key under a trace (jit, vmap)", "key", None, TypeError)
-    words = np.frombuffer(secrets.token_bytes(8), np.uint32)
+    words = np.frombuffer(entropy.secure_bytes(8), np.uint32)
     if jax.process_count() > 1:
         words = multihost_utils.broadcast_one_to_all(words)
     return jnp.asarray(words)

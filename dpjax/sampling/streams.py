@@ -87,3 +87,17 @@ def distinct(source: np.random.Philox, count: int, size: int) -> np.ndarray:
     kept = np.ones(count, bool)
     kept[found] = False
     return np.flatnonzero(kept).astype(np.int32)
+
+
+def subsets(source: np.random.Philox, rows: int, count: int, size: int) -> np.ndarray:
+    """Return `rows` independent sets of `size` different numbers below `count`.
+
+    All sets are as likely: int32, (rows, size), in no order (Floyd's algorithm). Time
+    follows rows * size^2.
+    """
+    found = np.empty((rows, size), np.int32)
+    for place, last in enumerate(range(count - size, count)):
+        drawn = integers(source, last + 1, rows)
+        taken = (found[:, :place] == drawn[:, None]).any(axis=1)
+        found[:, place] = np.where(taken, last, drawn)
+    return found

@@ -13,6 +13,7 @@ import numpy as np
 
 from dpjax.accounting.grids import composition, window
 from dpjax.accounting.laws import privacy_loss
+from dpjax.accounting.laws.allocated import AllocatedGaussian
 from dpjax.accounting.laws.mixture import GaussianMixture
 from dpjax.accounting.laws.revealed import RevealedMixture
 
@@ -29,7 +30,9 @@ _ROUNDS = 6
 _TAIL = 1e-6
 """What the grid's ends may add to delta, relatively."""
 
-Laws: TypeAlias = privacy_loss.SampledGaussian | GaussianMixture | RevealedMixture
+Laws: TypeAlias = (
+    privacy_loss.SampledGaussian | GaussianMixture | RevealedMixture | AllocatedGaussian
+)
 """What can be put on a grid."""
 
 _T = TypeVar("_T")

@@ -10,6 +10,7 @@ import numpy as np
 from dp_accounting import dp_event
 
 from dpjax import _check
+from dpjax._events import RandomAllocationDpEvent
 from dpjax.accounting.events import Event
 
 _CLASSES = {
@@ -31,6 +32,7 @@ _CLASSES = {
         dp_accounting.SingleEpochTreeAggregationDpEvent,
         dp_event.RepeatAndSelectDpEvent,
         dp_accounting.ZCDpEvent,
+        RandomAllocationDpEvent,
     )
 }
 _WORDS = {"inf": math.inf, "-inf": -math.inf}

@@ -1,0 +1,98 @@
+"""What privacy filters share: costs that add up, a limit, and the record."""
+
+import abc
+
+from dpjax import _check
+from dpjax.accounting.events import Event, Relation
+from dpjax.accounting.ledgers import chain, ledger_entry
+from dpjax.accounting.ledgers.budget import Budget, BudgetExceeded
+from dpjax.accounting.ledgers.ledger_entry import Entry
+
+_ULP = 2.0**-52
+
+
+class PrivacyFilter(abc.ABC):
+    """A budget that holds when later releases are chosen by earlier ones.
+
+    A ledger adds up events that are fixed before the data are looked at. Who lowers the
+    noise because the last step went badly, or stops when the model is good enough,
+    chooses events by what was released, and the epsilon of the events that came about
+    is then no bound: it was selected. A filter is told of every release before it is
+    made, with the event that was chosen, and refuses what would pass a budget that was
+    fixed beforehand. What is promised is the budget, whenever one stops, and not the
+    part of it that was used; the odometer promises that.
+
+    Guarantee: of kinds of filters, each in its own words: all releases that were
+    admitted, together with the choices between them, are (epsilon, delta)-private under
+    `relation`, where each choice may use everything released before, and nothing else
+    of the data. Each event must hold given what was released before.
+    """
+
+    def __init__(
+        self,
+        budget: Budget | tuple[float, float],
+        *,
+        relation: Relation = Relation.ADD_OR_REMOVE_ONE,
+    ) -> None:
+        terms = chain.checked_terms(budget, relation)
+        if terms.budget is None:
+            _check.fail("a budget (epsilon, delta)", "budget", None, TypeError)
+        self._budget, self._relation = terms.budget, terms.relation
+        self._entries: list[Entry] = []
+
+    @property
+    def budget(self) -> Budget:
+        """What is promised of all releases together."""
+        return self._budget
+
+    @property
+    def relation(self) -> Relation:
+        """The data sets that are neighbours."""
+        return self._relation
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What was admitted, in order."""
+        return tuple(self._entries)
+
+    def admits(self, event: Event) -> bool:
+        """Tell whether `event` fits into what is left; nothing is spent."""
+        return self._fits(event, self._slack())
+
+    def spend(self, event: Event, label: str) -> None:
+        """Record a release that is about to be made.
+
+        Args:
+          event: a `dp_accounting.DpEvent`, which may have been chosen by looking at
+            everything that was released before.
+          label: what it is for; not empty.
+
+        Raises:
+          BudgetExceeded: it does not fit. Nothing is recorded, and the release must not
+            be made; another one that costs less still may be.
+          TypeError: `event` is None or no event, or `label` no text.
+          ValueError: a setting of the event is out of range, or `label` is empty.
+          AccountingError: this filter has no cost of the event that adds up.
+        """
+        ledger_entry.checked_label(label)
+        released, count = ledger_entry.canonical(event)
+        if not self._fits(event, self._slack()):
+            raise BudgetExceeded(label, self._epsilon_with(event), self._budget)
+        self._add(event)
+        self._entries.append(Entry(released, count, label))
+
+    def _slack(self) -> float:
+        """Return the factor by which sums of costs may have been rounded down."""
+        return 1 + _ULP * (len(self._entries) + 2)
+
+    @abc.abstractmethod
+    def _fits(self, event: Event, slack: float) -> bool:
+        """Tell whether what was spent, and `event`, stay within the budget."""
+
+    @abc.abstractmethod
+    def _epsilon_with(self, event: Event) -> float:
+        """Return the least epsilon of a budget into which `event` would fit."""
+
+    @abc.abstractmethod
+    def _add(self, event: Event) -> None:
+        """Spend `event`."""
