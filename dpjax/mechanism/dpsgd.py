@@ -5,21 +5,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import dp_accounting
-import jax
 import numpy as np
 import optax
 
 from dpjax import _check, accounting, clipping, optimizers, sampling
-from dpjax.clipping import rules
-from dpjax.mechanism.batches import Batches
+from dpjax.mechanism.clip_norms import describe_clip, static_sensitivity
 from dpjax.mechanism.not_a_guarantee import NotAGuarantee
-from dpjax.mechanism.relations import RELATION_WORDS, check_pair
+from dpjax.mechanism.private import PrivateBatches
+from dpjax.mechanism.relations import RELATION_WORDS
 from dpjax.optimizers import AdaptiveClip
 from dpjax.types import KeyLike, LossFn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DPSGD(Batches):
+class DPSGD(PrivateBatches):
     """Differentially private SGD: sample, clip, sum, add noise, divide by a constant.
 
     Every field is a public constant. Nothing that depends on private data belongs here.
@@ -67,14 +66,10 @@ class DPSGD(Batches):
 
     def __post_init__(self) -> None:
         self._check_batches()
-        check_pair(self._sampler, self.neighboring_relation)
-        if not isinstance(rules.as_rule(self._first_clip).sensitivity, float):
-            _check.fail("a static clip norm", "l2_norm_clip", self.l2_norm_clip)
+        self._check_private()
         if self.is_adaptive and self._max_copies > 1:
             expected = "one clip norm where an example may come twice in a batch"
             _check.fail(expected, "l2_norm_clip", self.l2_norm_clip)
-        if self.noise_multiplier is not None:
-            self._keep("noise_multiplier", _check.non_negative)
 
     @property
     def is_adaptive(self) -> bool:
@@ -87,7 +82,7 @@ class DPSGD(Batches):
 
         Where the clip norm moves, that of the first step.
         """
-        return float(rules.as_rule(self._first_clip).sensitivity)
+        return static_sensitivity(self._first_clip)
 
     @property
     def noise_stddev(self) -> float:
@@ -99,34 +94,6 @@ class DPSGD(Batches):
         if self.is_adaptive:
             _check.fail("a clip norm that stays", "l2_norm_clip", self.l2_norm_clip)
         return self._noise() * self.sensitivity / self.expected_batch_size
-
-    @property
-    def neighboring_relation(self) -> dp_accounting.NeighboringRelation:
-        """The relation of the guarantee: the one asked for, or the sampler's own."""
-        return self._sampler.relation if self.relation is None else self.relation
-
-    def event(self) -> dp_accounting.DpEvent:
-        """Return what all `num_steps` steps spend, with their noise in clip norms.
-
-        It is to be accounted for under `neighboring_relation`, which says how far the
-        sum moves (dp_accounting's Renyi accountant does not look at it).
-        """
-        return self._event(self._noise(), self.num_steps)
-
-    def epsilon(
-        self, delta: float, *, step: int | None = None, accountant: str = "exact"
-    ) -> accounting.Epsilon:
-        """Return the epsilon after `step` steps (all of them when `None`).
-
-        Args:
-          delta: in [0, 1).
-          step: steps taken, at most `num_steps`.
-          accountant: "exact", "pld" or "rdp".
-        """
-        event = self._event(self._noise(), self._steps(step))
-        return accounting.event_epsilon(
-            event, delta, accountant=accountant, relation=self.neighboring_relation
-        )
 
     def epsilon_curve(
         self, delta: float, steps: Sequence[int], *, accountant: str = "exact"
@@ -163,46 +130,6 @@ class DPSGD(Batches):
         )
         spent = poisson.epsilon(delta, step=step, accountant=accountant)
         return NotAGuarantee(spent, delta, "batches were Poisson samples")
-
-    def ledger(
-        self,
-        *,
-        step: int | None = None,
-        budget: accounting.Budget | None = None,
-        label: str = "training",
-    ) -> accounting.PrivacyLedger:
-        """Return a ledger under `relation` with `step` steps (all when `None`) in it.
-
-        What else is released of the same data is to be spent on it before.
-
-        Args:
-          step: steps taken, at most `num_steps`.
-          budget: of the whole ledger.
-          label: of the steps.
-
-        Raises:
-          BudgetExceeded: the steps alone pass the budget.
-        """
-        ledger = accounting.PrivacyLedger(budget, relation=self.neighboring_relation)
-        ledger.spend(self._event(self._noise(), self._steps(step)), label)
-        return ledger
-
-    def calibrate(
-        self, target_epsilon: float, delta: float, *, accountant: str = "exact"
-    ) -> "DPSGD":
-        """Return a copy with the least noise whose epsilon is at most the target.
-
-        Raises:
-          AccountingError: no noise reaches the target, or every noise does.
-        """
-        multiplier = accounting.calibrate_event(
-            lambda candidate: self._event(candidate, self.num_steps),
-            target_epsilon=target_epsilon,
-            delta=delta,
-            accountant=accountant,
-            relation=self.neighboring_relation,
-        )
-        return dataclasses.replace(self, noise_multiplier=multiplier)
 
     def clipped_grad(
         self, loss_fn: LossFn, **options: Any
@@ -248,7 +175,11 @@ class DPSGD(Batches):
         """Return every public constant, ready for JSON."""
         multiplier = self._noise()
         return self._describe_batches() | {
-            "l2_norm_clip": self._clip_norms(),
+            "l2_norm_clip": (
+                repr(self.l2_norm_clip)
+                if self.is_adaptive
+                else describe_clip(self.l2_norm_clip)
+            ),
             "noise_multiplier": multiplier,
             "neighboring_relation": RELATION_WORDS[self.neighboring_relation],
             "sensitivity": self.sensitivity,
@@ -268,26 +199,6 @@ class DPSGD(Batches):
         return self._sampler.max_copies(
             num_examples=self.num_examples, expected_batch_size=self.expected_batch_size
         )
-
-    def _clip_norms(self) -> float | dict[str, float] | str:
-        """Return the clip norm, the clip norms of groups by path, or the rule."""
-        if self.is_adaptive:
-            return repr(self.l2_norm_clip)
-        rule = rules.as_rule(self.l2_norm_clip)
-        if not isinstance(rule, rules.NormClip):
-            return repr(rule)
-        tree = jax.tree.unflatten(rule.groups, rule.clip_norms)
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        per_group = {jax.tree_util.keystr(path): float(clip) for path, clip in leaves}
-        return per_group.get("", per_group)
-
-    def _noise(self) -> float:
-        if self.noise_multiplier is None:
-            raise ValueError(
-                "Expected a noise multiplier, got noise_multiplier=None. Give one, or "
-                "solve for it with calibrate(target_epsilon, delta)."
-            )
-        return self.noise_multiplier
 
     def _event(self, noise_multiplier: float, steps: int) -> dp_accounting.DpEvent:
         return self._sampler.event(
