@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 
 from dpjax.noise import discrete_gaussian_noise, key_data
 from dpjax.noise.discrete import discrete_gaussian, rounded_variance
@@ -137,3 +137,21 @@ def test_integers_stay_integers():
 def test_what_is_out_of_range_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         discrete_gaussian_noise(*arguments)
+
+
+@pytest.mark.parametrize("shift", [1, 3, 10])
+@pytest.mark.parametrize("stddev", [0.6, 2.0, 9.0])
+def test_the_law_has_the_divergences_that_are_accounted_for(stddev, shift):
+    # Proposition 5 of Canonne, Kamath and Steinke, from the probabilities themselves.
+    support = np.arange(-2000, 2001)
+    logs = -(support**2) / (2 * stddev**2)
+    logs -= special.logsumexp(logs)
+    moved = -((support - shift) ** 2) / (2 * stddev**2)
+    moved -= special.logsumexp(moved)
+    for order in (1.5, 2.0, 8.0, 40.0):
+        moment = special.logsumexp(order * moved - (order - 1) * logs)
+        found = moment / (order - 1)
+        bound = order * shift**2 / (2 * stddev**2)
+        assert found <= bound * (1 + 1e-12)
+        if order == int(order):  # There it is reached: the bound has no slack.
+            assert found == pytest.approx(bound, rel=1e-9)
