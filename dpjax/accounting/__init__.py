@@ -5,6 +5,7 @@ grid that fits them, or by Renyi divergences; events and the losses of other mec
 are dp_accounting's.
 """
 
+from dpjax.accounting import monte_carlo
 from dpjax.accounting.accountants import (
     event_delta,
     event_epsilon,
@@ -20,10 +21,21 @@ from dpjax.accounting.calibration import (
 )
 from dpjax.accounting.curve import epsilon_curve, event_curve
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
-from dpjax.accounting.group import group_event, vadhan_epsilon
+from dpjax.accounting.group import (
+    group_epsilon,
+    group_event,
+    group_statement,
+    vadhan_epsilon,
+)
 from dpjax.accounting.ledgers.budget import Budget, BudgetExceeded
 from dpjax.accounting.ledgers.chain import LedgerError
+from dpjax.accounting.ledgers.filters import ConcentratedFilter, GaussianFilter
+from dpjax.accounting.ledgers.individual_filter import IndividualFilter
 from dpjax.accounting.ledgers.ledger import PrivacyLedger
+from dpjax.accounting.ledgers.odometer import PrivacyOdometer
+from dpjax.accounting.ledgers.privacy_filter import PrivacyFilter
+from dpjax.accounting.ledgers.renyi_filter import RenyiFilter
+from dpjax.accounting.selection import Repetitions, selection_epsilon
 from dpjax.accounting.tradeoff import TradeOffCurve, trade_off_curve
 from dpjax.accounting.views import gaussian_dp, truncated_cdp, zero_concentrated_dp
 
@@ -31,10 +43,17 @@ __all__ = [
     "AccountingError",
     "Budget",
     "BudgetExceeded",
+    "ConcentratedFilter",
     "Delta",
     "Epsilon",
+    "GaussianFilter",
+    "IndividualFilter",
     "LedgerError",
+    "PrivacyFilter",
     "PrivacyLedger",
+    "PrivacyOdometer",
+    "RenyiFilter",
+    "Repetitions",
     "TradeOffCurve",
     "calibrate_event",
     "calibrate_noise_multiplier",
@@ -46,9 +65,13 @@ __all__ = [
     "event_epsilon",
     "exact_epsilon",
     "gaussian_dp",
+    "group_epsilon",
     "group_event",
+    "group_statement",
+    "monte_carlo",
     "pld_epsilon",
     "rdp_epsilon",
+    "selection_epsilon",
     "trade_off_curve",
     "truncated_cdp",
     "vadhan_epsilon",

@@ -5,8 +5,18 @@ cannot disagree, because there is one place where they are written down.
 """
 
 from dpjax.mechanism.dpsgd import DPSGD
+from dpjax.mechanism.matrix_factorization import DPMatrixFactorization
 from dpjax.mechanism.nonprivate import NonPrivate
 from dpjax.mechanism.not_a_guarantee import NotAGuarantee
+from dpjax.mechanism.private import PrivateBatches
 from dpjax.mechanism.relations import RELATION_WORDS, SOUND_PAIRS
 
-__all__ = ["DPSGD", "RELATION_WORDS", "SOUND_PAIRS", "NonPrivate", "NotAGuarantee"]
+__all__ = [
+    "DPSGD",
+    "RELATION_WORDS",
+    "SOUND_PAIRS",
+    "DPMatrixFactorization",
+    "NonPrivate",
+    "NotAGuarantee",
+    "PrivateBatches",
+]

@@ -7,12 +7,13 @@ from typing import Any, Self
 
 import dp_accounting
 import numpy as np
+import optax
 
 from dpjax import _check, accounting, clipping
 from dpjax.mechanism.batches import Batches
 from dpjax.mechanism.clip_norms import static_sensitivity
 from dpjax.mechanism.relations import check_pair
-from dpjax.types import LossFn
+from dpjax.types import KeyLike, LossFn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,16 @@ class PrivateBatches(Batches, abc.ABC):
     @abc.abstractmethod
     def _event(self, noise_multiplier: float, steps: int) -> dp_accounting.DpEvent:
         """Return what the first `steps` steps spend."""
+
+    @abc.abstractmethod
+    def optimizer(
+        self, optimizer: optax.GradientTransformation, key: KeyLike | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """Make a plain optax optimizer private with this mechanism's noise."""
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return every public constant, ready for JSON."""
 
     @property
     def sensitivity(self) -> float:

@@ -18,26 +18,59 @@ from dpjax.optimizers.corrected_adam import (
     corrected_adam,
     scale_by_corrected_adam,
 )
+from dpjax.optimizers.correlated import (
+    CorrelatedAggregateState,
+    correlated_aggregate,
+)
+from dpjax.optimizers.ftrl import FtrlState, ftrl
 from dpjax.optimizers.order import check_optimizer
+from dpjax.optimizers.partial import (
+    SplitParams,
+    adapted,
+    adapted_loss,
+    low_rank_adapters,
+    merge_params,
+    partial_loss,
+    split_params,
+)
+from dpjax.optimizers.scale_then_privatize import (
+    ScaledAggregateState,
+    scale_then_privatize,
+)
+from dpjax.optimizers.sparse_rows import sparse_row_aggregate
 from dpjax.optimizers.spent import PrivacySpent, privacy_spent
 
 __all__ = [
     "AdaptiveClip",
     "AdaptiveClipState",
     "CorrectedAdamState",
+    "CorrelatedAggregateState",
+    "FtrlState",
     "PrivacySpent",
     "PrivateAggregateState",
+    "ScaledAggregateState",
+    "SplitParams",
     "VotedGrads",
+    "adapted",
+    "adapted_loss",
     "adaptive_clip_aggregate",
     "adaptive_clip_norm",
     "average_gradients",
     "check_optimizer",
     "corrected_adam",
+    "correlated_aggregate",
     "differentially_private_aggregate",
     "dpadam",
     "dpadamw",
     "dpsgd",
+    "ftrl",
+    "low_rank_adapters",
+    "merge_params",
+    "partial_loss",
     "privacy_spent",
     "privatize",
     "scale_by_corrected_adam",
+    "scale_then_privatize",
+    "sparse_row_aggregate",
+    "split_params",
 ]

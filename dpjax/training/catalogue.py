@@ -1,4 +1,4 @@
-"""What the words of the flags stand for: samplers, clipping rules, optimizers."""
+"""What the words of the flags stand for: samplers, clipping, noise, optimizers."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,8 @@ import optax
 
 from dpjax import optimizers, sampling
 from dpjax.clipping import rules
-from dpjax.mechanism import DPSGD, NonPrivate
+from dpjax.mechanism import DPSGD, NonPrivate, PrivateBatches
+from dpjax.noise import correlated
 from dpjax.sampling import Sampler
 
 SAMPLERS: dict[str, type[Sampler]] = {
@@ -19,6 +20,9 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "fixed_size_with_replacement": sampling.FixedSizeWithReplacement,
     "deterministic": sampling.Deterministic,
     "shuffle": sampling.ShuffledEpochs,
+    "balls_in_bins": sampling.BallsInBins,
+    "random_allocation": sampling.RandomAllocation,
+    "b_min_sep": sampling.BMinSep,
 }
 """The samplers by the words of --sampling."""
 
@@ -38,6 +42,51 @@ CLIPPING: dict[str, Callable[..., Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Horizon:
+    """What a strategy of correlated noise is made for.
+
+    Attributes:
+      num_steps: steps of the run.
+      participation: at which of them one example can take part.
+      bands: diagonals, or buffers, that the noise remembers; None for as many as lie
+        between two participations (of buffers, 4).
+    """
+
+    num_steps: int
+    participation: correlated.Participation
+    bands: int | None
+
+    @property
+    def width(self) -> int:
+        """Return the number of bands."""
+        apart = self.participation.separation(self.num_steps)
+        return min(self.num_steps, apart) if self.bands is None else self.bands
+
+
+def _buffered(horizon: Horizon) -> correlated.Strategy:
+    return correlated.optimize_buffered_toeplitz(
+        horizon.num_steps, horizon.bands or 4, horizon.participation
+    )
+
+
+STRATEGIES: dict[str, Callable[[Horizon], correlated.Strategy]] = {
+    "tree": lambda _: correlated.BinaryTree(),
+    "square_root": lambda horizon: correlated.square_root(horizon.width),
+    "toeplitz": lambda horizon: correlated.optimize_toeplitz(
+        horizon.num_steps, horizon.width, horizon.participation
+    ),
+    "banded": lambda horizon: correlated.optimize_banded(
+        horizon.num_steps, horizon.width, horizon.participation
+    ),
+    "buffered_toeplitz": _buffered,
+    "banded_inverse": lambda horizon: correlated.banded_inverse_square_root(
+        horizon.width
+    ),
+}
+"""How noise is correlated, by the words of --correlated_noise."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Behind:
     """What an optimizer behind the noise is made of.
 
@@ -51,11 +100,12 @@ class Behind:
     rate: optax.ScalarOrSchedule
     momentum: float | None
     weight_decay: float | None
-    mechanism: DPSGD | NonPrivate
+    mechanism: PrivateBatches | NonPrivate
 
-
-def _momentum(behind: Behind) -> optax.GradientTransformation:
-    return optax.sgd(behind.rate, 0.9 if behind.momentum is None else behind.momentum)
+    @property
+    def usual_momentum(self) -> float:
+        """Return the momentum, 0.9 where none is given."""
+        return 0.9 if self.momentum is None else self.momentum
 
 
 def _adamw(behind: Behind) -> optax.GradientTransformation:
@@ -64,16 +114,17 @@ def _adamw(behind: Behind) -> optax.GradientTransformation:
 
 
 def _corrected_adam(behind: Behind) -> optax.GradientTransformation:
-    if isinstance(behind.mechanism, NonPrivate):
+    if not isinstance(behind.mechanism, DPSGD):
         return optax.adam(behind.rate)
     return optimizers.corrected_adam(behind.rate, behind.mechanism.noise_stddev)
 
 
 OPTIMIZERS: dict[str, Callable[[Behind], optax.GradientTransformation]] = {
     "sgd": lambda behind: optax.sgd(behind.rate),
-    "momentum": _momentum,
+    "momentum": lambda behind: optax.sgd(behind.rate, behind.usual_momentum),
     "adam": lambda behind: optax.adam(behind.rate),
     "adamw": _adamw,
     "corrected_adam": _corrected_adam,
+    "ftrl": lambda behind: optimizers.ftrl(behind.rate, behind.usual_momentum),
 }
 """The optimizers by the words of --optimizer."""

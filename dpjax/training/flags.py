@@ -10,8 +10,14 @@ from typing import Any
 
 from absl import flags
 
-from dpjax.training.catalogue import CLIPPING, OPTIMIZERS, SAMPLERS
-from dpjax.training.options import ENGINES, SCHEDULES, FlagError, Options
+from dpjax.training.catalogue import CLIPPING, OPTIMIZERS, SAMPLERS, STRATEGIES
+from dpjax.training.options import (
+    ENGINES,
+    OF_SAMPLERS,
+    SCHEDULES,
+    FlagError,
+    Options,
+)
 
 _ALTERNATIVES = (("noise_multiplier", "target_epsilon"), ("epochs", "steps"))
 _OF_PRIVACY = (
@@ -22,14 +28,17 @@ _OF_PRIVACY = (
     "max_epsilon",
 )
 _ONLY_WITH = {
-    "momentum": ("optimizer", "momentum"),
-    "weight_decay": ("optimizer", "adamw"),
-    "warmup_steps": ("schedule", "warmup"),
-    "max_batch_size": ("sampling", "truncated_poisson"),
-    "period": ("sampling", "cyclic_poisson"),
-    "target_quantile": ("clipping", "adaptive"),
+    "momentum": ("optimizer", ("momentum", "ftrl")),
+    "weight_decay": ("optimizer", ("adamw",)),
+    "warmup_steps": ("schedule", ("warmup",)),
+    "max_batch_size": ("sampling", ("truncated_poisson",)),
+    "period": ("sampling", ("cyclic_poisson",)),
+    "total_participations": ("sampling", ("random_allocation",)),
+    "min_separation": ("sampling", ("b_min_sep",)),
+    "target_quantile": ("clipping", ("adaptive",)),
+    "bands": ("correlated_noise", tuple(word for word in STRATEGIES if word != "tree")),
 }
-_NEEDED = ("max_batch_size", "period")
+_NEEDED = OF_SAMPLERS
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -67,8 +76,8 @@ def apply_defaults(flag_values: flags.FlagValues, values: Mapping[str, Any]) -> 
             dropped.update(group)
     if not flag_values["private"].value:
         dropped.update(_OF_PRIVACY)
-    for name, (other, word) in _ONLY_WITH.items():
-        if other in given and flag_values[other].value != word:
+    for name, (other, words) in _ONLY_WITH.items():
+        if other in given and flag_values[other].value not in words:
             dropped.add(name)
     for name, value in values.items():
         if name not in flag_values:
@@ -98,11 +107,12 @@ def read_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:
     _exactly_one(value, *_ALTERNATIVES[1])
     for name in ("batch_size", "learning_rate"):
         _require(value[name] is not None, f"--{name}")
-    for name, (other, word) in _ONLY_WITH.items():
-        fits = value[name] is None or value[other] == word
-        _require(fits, f"--{name} only with --{other}={word}")
-        there = name not in _NEEDED or value[other] != word or value[name] is not None
-        _require(there, f"--{name} with --{other}={word}")
+    for name, (other, words) in _ONLY_WITH.items():
+        listed = f"--{other}={' or '.join(words)}"
+        fits = value[other] in words
+        _require(value[name] is None or fits, f"--{name} only with {listed}")
+        there = name not in _NEEDED or not fits or value[name] is not None
+        _require(there, f"--{name} with {listed}")
     _require(not value["resume"] or value["run_dir"], "--run_dir with --resume")
     return Options(**value)
 
@@ -187,6 +197,28 @@ _FLAGS: tuple[_Flag, ...] = (
         "For --sampling=cyclic_poisson: groups of examples that take turns.",
         lower_bound=1,
     ),
+    _integer(
+        "total_participations",
+        "For --sampling=random_allocation: steps of a cycle that an example is in.",
+        lower_bound=1,
+    ),
+    _integer(
+        "min_separation",
+        "For --sampling=b_min_sep: least distance of two steps of an example.",
+        lower_bound=1,
+    ),
+    _enum(
+        "correlated_noise",
+        ("none", *STRATEGIES),
+        "Noise that cancels over steps (DP-FTRL): with --sampling=deterministic, "
+        "shuffle, cyclic_poisson or b_min_sep.",
+        default="none",
+    ),
+    _integer(
+        "bands",
+        "For --correlated_noise: steps, or buffers, that the noise remembers.",
+        lower_bound=1,
+    ),
     _integer("batch_size", "Expected number of examples a step.", lower_bound=1),
     _float("epochs", "Passes over the data; or give --steps."),
     _integer("steps", "Number of steps; or give --epochs.", lower_bound=1),
@@ -194,7 +226,7 @@ _FLAGS: tuple[_Flag, ...] = (
         "optimizer", tuple(OPTIMIZERS), "The optimizer behind the noise.", default="sgd"
     ),
     _float("learning_rate", "Learning rate, the peak of the schedule."),
-    _float("momentum", "For --optimizer=momentum; 0.9 if not given."),
+    _float("momentum", "For --optimizer=momentum and ftrl; 0.9 if not given."),
     _float("weight_decay", "For --optimizer=adamw; 1e-4 if not given."),
     _enum("schedule", SCHEDULES, "Learning rate over the steps.", default="constant"),
     _integer(

@@ -8,14 +8,29 @@ from typing import Any
 import optax
 
 from dpjax import _check
-from dpjax.mechanism import DPSGD, NonPrivate
+from dpjax.mechanism import (
+    DPSGD,
+    DPMatrixFactorization,
+    NonPrivate,
+    PrivateBatches,
+)
+from dpjax.mechanism.factorization_events import participation_of
 from dpjax.sampling import Sampler
-from dpjax.training.catalogue import CLIPPING, OPTIMIZERS, SAMPLERS, Behind
+from dpjax.training.catalogue import (
+    CLIPPING,
+    OPTIMIZERS,
+    SAMPLERS,
+    STRATEGIES,
+    Behind,
+    Horizon,
+)
 from dpjax.training.checkpoints import Checkpointing
 from dpjax.training.request import Logging
 
 SCHEDULES = ("constant", "cosine", "warmup")
 ENGINES = ("auto", "bookkeeping", "vmap")
+OF_SAMPLERS = ("max_batch_size", "period", "total_participations", "min_separation")
+"""The flags that one sampler each takes."""
 
 
 class FlagError(ValueError):
@@ -40,6 +55,10 @@ class Options:
     sampling: str
     max_batch_size: int | None
     period: int | None
+    total_participations: int | None
+    min_separation: int | None
+    correlated_noise: str
+    bands: int | None
     batch_size: int
     epochs: float | None
     steps: int | None
@@ -86,11 +105,11 @@ class Options:
 
     def sampler(self) -> Sampler:
         """Return what draws the batches."""
-        options = {"max_batch_size": self.max_batch_size, "period": self.period}
+        options = {name: getattr(self, name) for name in OF_SAMPLERS}
         given = {name: n for name, n in options.items() if n is not None}
         return SAMPLERS[self.sampling](**given)
 
-    def mechanism(self, num_examples: int) -> DPSGD | NonPrivate:
+    def mechanism(self, num_examples: int) -> PrivateBatches | NonPrivate:
         """Return the mechanism for a data set, its noise solved for if need be.
 
         Args:
@@ -98,7 +117,8 @@ class Options:
 
         Raises:
           FlagError: the batch is larger than the data.
-          ValueError: no noise reaches the target epsilon.
+          ValueError: no noise reaches the target epsilon, or the sampler has no account
+            with correlated noise.
         """
         if self.batch_size > num_examples:
             raise FlagError(
@@ -113,20 +133,30 @@ class Options:
         }
         if not self.private:
             return NonPrivate(**batches)
-        assert self.l2_norm_clip is not None  # `read_flags` has seen to it
-        quantile = self.target_quantile
-        own = {} if quantile is None else {"target_quantile": quantile}
-        private = DPSGD(
-            l2_norm_clip=CLIPPING[self.clipping](self.l2_norm_clip, **own),
-            noise_multiplier=self.noise_multiplier,
-            **batches,
-        )
+        private = self._private(batches)
         if self.target_epsilon is None or self.delta is None:
             return private
         return private.calibrate(self.target_epsilon, self.delta)
 
+    def _private(self, batches: dict[str, Any]) -> PrivateBatches:
+        """Return the mechanism with the noise multiplier that is given, if one is."""
+        quantile = self.target_quantile
+        own = {} if quantile is None else {"target_quantile": quantile}
+        settings = batches | {
+            "l2_norm_clip": CLIPPING[self.clipping](self.l2_norm_clip, **own),
+            "noise_multiplier": self.noise_multiplier,
+        }
+        if self.correlated_noise == "none":
+            return DPSGD(**settings)
+        participation = participation_of(
+            batches["sampler"], batches["num_examples"], self.batch_size
+        )
+        horizon = Horizon(batches["num_steps"], participation, self.bands)
+        strategy = STRATEGIES[self.correlated_noise](horizon)
+        return DPMatrixFactorization(strategy=strategy, **settings)
+
     def optax_optimizer(
-        self, mechanism: DPSGD | NonPrivate
+        self, mechanism: PrivateBatches | NonPrivate
     ) -> optax.GradientTransformation:
         """Return the optimizer with its schedule, not yet private.
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from dpjax import _check, _files, accounting, clipping, optimizers
-from dpjax.mechanism import NonPrivate
+from dpjax.mechanism import DPSGD, NonPrivate
 from dpjax.training import budget, folder, identity
 from dpjax.training.request import Request
 from dpjax.training.step import Loss, TrainState, initial_state, make_step, rows
@@ -150,7 +150,7 @@ def _epsilon(request: Request, last_step: int) -> dict[int, dict[str, float]]:
 
 def _quoted(request: Request, last_step: int) -> str | None:
     mechanism = request.mechanism
-    if isinstance(mechanism, NonPrivate) or request.delta is None:
+    if not isinstance(mechanism, DPSGD) or request.delta is None:
         return None
     if mechanism.is_poisson:
         return None

@@ -8,12 +8,12 @@ from typing import Any
 import optax
 
 from dpjax import _check
-from dpjax.mechanism import DPSGD, NonPrivate
+from dpjax.mechanism import NonPrivate, PrivateBatches
 from dpjax.training.checkpoints import Checkpointing
 from dpjax.training.step import Loss
 from dpjax.types import ArrayTree, KeyLike, Params
 
-Mechanism = DPSGD | NonPrivate
+Mechanism = PrivateBatches | NonPrivate
 Evaluate = Callable[[Params], Mapping[str, Any]]
 
 
@@ -70,7 +70,7 @@ class Request:
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         if not isinstance(self.mechanism, Mechanism):
-            expected = "a DPSGD or NonPrivate mechanism"
+            expected = "a mechanism (DPSGD, DPMatrixFactorization, NonPrivate)"
             _check.fail(expected, "mechanism", self.mechanism, TypeError)
         _check.float_leaves("params", self.params)
         if self.ema_decay is not None:

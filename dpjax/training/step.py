@@ -15,7 +15,7 @@ import optax
 
 from dpjax import optimizers
 from dpjax.clipping import ClippedGrads, PerExample
-from dpjax.mechanism import DPSGD, NonPrivate
+from dpjax.mechanism import NonPrivate, PrivateBatches
 from dpjax.noise import keys
 from dpjax.training.metrics import ChunkRecord
 from dpjax.types import ArrayTree, LossFn, Params
@@ -116,7 +116,7 @@ def averaged_params(state: TrainState) -> Params | None:
 
 
 def make_step(
-    mechanism: DPSGD | NonPrivate,
+    mechanism: PrivateBatches | NonPrivate,
     loss: Loss,
     optimizer: optax.GradientTransformation,
     ema_decay: float | None,
