@@ -18,8 +18,10 @@ import pytest
 from absl import flags
 
 from dpjax import optimizers, sampling, training
+from dpjax.accounting import AccountingError
 from dpjax.clipping import rules
 from dpjax.mechanism import SOUND_PAIRS
+from dpjax.noise import correlated
 from dpjax.training import checkpoints, storage
 from dpjax.training.catalogue import SAMPLERS
 
@@ -127,6 +129,12 @@ def test_shuffled_epochs_can_be_chosen():
         (["fixed_size_with_replacement"], sampling.FixedSizeWithReplacement()),
         (["deterministic"], sampling.Deterministic()),
         (["shuffle"], sampling.ShuffledEpochs()),
+        (["balls_in_bins"], sampling.BallsInBins()),
+        (
+            ["random_allocation", "--total_participations=2"],
+            sampling.RandomAllocation(2),
+        ),
+        (["b_min_sep", "--min_separation=2"], sampling.BMinSep(2)),
     ],
 )
 def test_every_sampler_can_be_chosen(arguments, sampler):
@@ -156,6 +164,45 @@ def test_every_clipping_rule_can_be_chosen_and_has_the_same_account(word, rule):
     assert found.l2_norm_clip == rule
     assert found.sensitivity == 0.5
     assert found.event() == options(*same).mechanism(4000).event()
+
+
+@pytest.mark.parametrize(
+    ("word", "strategy"),
+    [
+        ("tree", correlated.BinaryTree),
+        ("square_root", correlated.Toeplitz),
+        ("toeplitz", correlated.Toeplitz),
+        ("banded", correlated.Banded),
+        ("buffered_toeplitz", correlated.BufferedToeplitz),
+        ("banded_inverse", correlated.BandedInverse),
+    ],
+)
+def test_noise_can_be_correlated_in_every_way(word, strategy):
+    found = options(
+        f"--correlated_noise={word}", "--sampling=deterministic", "--steps=12"
+    )
+    mechanism = found.mechanism(4000)
+    assert isinstance(mechanism.strategy, strategy)
+    assert mechanism.participation == correlated.Cyclic(4)
+    assert 2.99 < mechanism.epsilon(1e-4) <= 3.0
+
+
+def test_bands_of_correlated_noise_can_be_given_and_amplify_if_they_are_few():
+    cyclic = ["--sampling=cyclic_poisson", "--period=3", "--steps=12"]
+    for bands in (3, 4):
+        given = ["--correlated_noise=toeplitz", f"--bands={bands}", *cyclic]
+        mechanism = options(*given).mechanism(4000)
+        assert mechanism.strategy.bands(12) == bands
+        assert mechanism.is_amplified == (bands == 3)
+    adam = options("--optimizer=corrected_adam", *given[:1], *cyclic)
+    with pytest.raises(training.FlagError, match="noise that is the same at every"):
+        adam.optax_optimizer(adam.mechanism(4000))
+
+
+def test_correlated_noise_is_refused_where_examples_may_come_at_any_step():
+    found = options("--correlated_noise=tree")
+    with pytest.raises(AccountingError, match="at which steps an example takes part"):
+        found.mechanism(4000)
 
 
 def test_the_clip_norm_can_follow_a_quantile():
@@ -189,6 +236,8 @@ def test_the_corrected_adam_takes_the_noise_of_the_mechanism_off():
         (["--optimizer=adam"], -0.5),
         (["--optimizer=adamw", "--weight_decay=0"], -0.5),
         (["--optimizer=corrected_adam", "--private=false"], -0.5),
+        # From the start, where the test stays, to the sum of 1 and 2, half of 1 more.
+        (["--optimizer=ftrl", "--momentum=0.5"], -1.25),
         (["--optimizer=sgd", "--schedule=cosine"], -0.25),
         # Rises over four steps: a quarter, then half of 0.5.
         (["--optimizer=sgd", "--schedule=warmup", "--warmup_steps=4"], -0.25),
@@ -211,7 +260,7 @@ BAD_FLAGS = [
     (["--dataset=cifar10"], "<mnist_5k|fashion_mnist|adult>"),
     (["--model=resnet"], "tanh_cnn"),
     (["--preset=best"], "fashion_mnist_tanh"),
-    (["--optimizer=lion"], "<sgd|momentum|adam|adamw|corrected_adam>"),
+    (["--optimizer=lion"], "<sgd|momentum|adam|adamw|corrected_adam|ftrl>"),
     (["--schedule=step"], "<constant|cosine|warmup>"),
     (["--sampling=fixed"], "<poisson|truncated_poisson|cyclic_poisson|fixed_size|"),
     (["--sampling=truncated_poisson"], "--max_batch_size with --sampling=truncated"),
@@ -221,6 +270,9 @@ BAD_FLAGS = [
     (["--clipping=hard"], "<norm|per_layer|automatic|per_sample_adaptive|adaptive>"),
     (["--target_quantile=0.5"], "--target_quantile only with --clipping=adaptive"),
     (["--clipping=adaptive", "--target_quantile=2"], "got --target_quantile=2.0"),
+    (["--bands=3"], "--bands only with --correlated_noise=square_root or toeplitz"),
+    (["--sampling=b_min_sep"], "--min_separation with --sampling=b_min_sep"),
+    (["--sampling=random_allocation"], "--total_participations with --sampling=ran"),
     (["--engine=warp"], "<auto|bookkeeping|vmap>"),
     (["--steps=1.5"], "--steps=1.5"),
     (["--steps=0"], "--steps=0"),

@@ -20,7 +20,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from dpjax import accounting, mechanism, optimizers, sampling, training
-from dpjax.clipping import ExampleDependenceError
+from dpjax.clipping import ExampleDependenceError, rules
+from dpjax.noise import correlated
 from dpjax.training import checkpoints, fingerprint, folder, storage
 
 needs_orbax = pytest.mark.skipif(not storage.AVAILABLE, reason="needs orbax")
@@ -35,6 +36,15 @@ DPSGD = mechanism.DPSGD(
     num_steps=12,
     l2_norm_clip=0.7,
     noise_multiplier=1.0,
+)
+CORRELATED = mechanism.DPMatrixFactorization(
+    num_examples=60,
+    expected_batch_size=20,
+    num_steps=12,
+    l2_norm_clip=0.7,
+    noise_multiplier=1.0,
+    strategy=correlated.square_root(3),
+    sampler=sampling.ShuffledEpochs(),
 )
 QUIET = training.Logging(every=3, progress=False)
 
@@ -106,10 +116,20 @@ def assert_close(a, b, **tolerance):
 # One run.
 
 
-@pytest.mark.parametrize("static_batch_size", [None, 8])
-def test_fit_is_the_loop_written_by_hand(static_batch_size):
-    plan = dataclasses.replace(DPSGD, static_batch_size=static_batch_size)
-    assert_close(run(plan).params, by_hand(plan, 7, optax.adam(0.1))[-1])
+PLANS = {
+    "one chunk": DPSGD,
+    "chunks": dataclasses.replace(DPSGD, static_batch_size=8),
+    "bins": dataclasses.replace(DPSGD, sampler=sampling.BallsInBins()),
+    "rule": dataclasses.replace(DPSGD, l2_norm_clip=rules.Automatic(0.7)),
+    "correlated": CORRELATED,
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_fit_is_the_loop_written_by_hand(plan):
+    result = run(plan)
+    assert_close(result.params, by_hand(plan, 7, optax.adam(0.1))[-1])
+    assert result.epsilon["exact"] == plan.epsilon(1e-5)
 
 
 def test_a_draw_larger_than_the_chunk_is_summed_not_truncated():
@@ -426,7 +446,7 @@ def test_nothing_is_shown_when_nothing_is_asked_for(capsys):
         ({"params": {}}, ValueError, "at least one array"),
         ({"params": {"w": jnp.arange(3)}}, TypeError, "floating-point leaves"),
         ({"loss": lambda p, x, y: p["w"] * x * y}, ValueError, "scalar"),
-        ({"mechanism_": "dpsgd"}, TypeError, "a DPSGD or NonPrivate mechanism"),
+        ({"mechanism_": "dpsgd"}, TypeError, "a mechanism .DPSGD"),
         ({"ema_decay": 1.0}, ValueError, "ema_decay=1.0"),
         ({"delta": 0.0}, ValueError, "delta=0.0"),
         ({"max_epsilon": -1.0}, ValueError, "max_epsilon=-1.0"),
@@ -634,6 +654,15 @@ def test_an_interrupted_run_ends_after_its_step_and_goes_on_bit_for_bit(
     result = resumable(path, resume=True)
     assert (digest(result), outcome(path)) == uninterrupted
     assert result.history == read_lines(path)
+
+
+@needs_orbax
+def test_correlated_noise_goes_on_bit_for_bit(tmp_path):
+    whole = run(CORRELATED)
+    path = tmp_path / "run"
+    with pytest.raises(training.Interrupted):
+        run(CORRELATED, run_dir=path, evaluate=interrupting(6))
+    assert digest(run(CORRELATED, run_dir=path, resume=True)) == digest(whole)
 
 
 @needs_orbax

@@ -1,6 +1,7 @@
 """The training loop: fit, checkpoints, metrics, progress, flags."""
 
 from dpjax._files import WriteError
+from dpjax.training.catalogue import FlagError
 from dpjax.training.checkpoints import CheckpointError, Checkpointing
 from dpjax.training.flags import (
     apply_defaults,
@@ -13,7 +14,7 @@ from dpjax.training.interrupts import Interrupted
 from dpjax.training.loading import load_params
 from dpjax.training.loop import fit
 from dpjax.training.metrics import MetricsError
-from dpjax.training.options import FlagError, Options
+from dpjax.training.options import Options
 from dpjax.training.request import Logging
 from dpjax.training.result import FitResult
 

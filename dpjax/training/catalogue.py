@@ -12,6 +12,11 @@ from dpjax.mechanism import DPSGD, NonPrivate, PrivateBatches
 from dpjax.noise import correlated
 from dpjax.sampling import Sampler
 
+
+class FlagError(ValueError):
+    """Flags are missing, wrong or contradict each other."""
+
+
 SAMPLERS: dict[str, type[Sampler]] = {
     "poisson": sampling.Poisson,
     "truncated_poisson": sampling.TruncatedPoisson,
@@ -114,9 +119,15 @@ def _adamw(behind: Behind) -> optax.GradientTransformation:
 
 
 def _corrected_adam(behind: Behind) -> optax.GradientTransformation:
-    if not isinstance(behind.mechanism, DPSGD):
+    mechanism = behind.mechanism
+    if isinstance(mechanism, NonPrivate):
         return optax.adam(behind.rate)
-    return optimizers.corrected_adam(behind.rate, behind.mechanism.noise_stddev)
+    if not isinstance(mechanism, DPSGD) or mechanism.is_adaptive:
+        raise FlagError(
+            "Expected noise that is the same at every step with --optimizer="
+            "corrected_adam, got --correlated_noise or --clipping=adaptive."
+        )
+    return optimizers.corrected_adam(behind.rate, mechanism.noise_stddev)
 
 
 OPTIMIZERS: dict[str, Callable[[Behind], optax.GradientTransformation]] = {

@@ -10,12 +10,17 @@ from typing import Any
 
 from absl import flags
 
-from dpjax.training.catalogue import CLIPPING, OPTIMIZERS, SAMPLERS, STRATEGIES
+from dpjax.training.catalogue import (
+    CLIPPING,
+    OPTIMIZERS,
+    SAMPLERS,
+    STRATEGIES,
+    FlagError,
+)
 from dpjax.training.options import (
     ENGINES,
     OF_SAMPLERS,
     SCHEDULES,
-    FlagError,
     Options,
 )
 

@@ -22,6 +22,7 @@ from dpjax.training.catalogue import (
     SAMPLERS,
     STRATEGIES,
     Behind,
+    FlagError,
     Horizon,
 )
 from dpjax.training.checkpoints import Checkpointing
@@ -31,10 +32,6 @@ SCHEDULES = ("constant", "cosine", "warmup")
 ENGINES = ("auto", "bookkeeping", "vmap")
 OF_SAMPLERS = ("max_batch_size", "period", "total_participations", "min_separation")
 """The flags that one sampler each takes."""
-
-
-class FlagError(ValueError):
-    """Flags are missing, wrong or contradict each other."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
