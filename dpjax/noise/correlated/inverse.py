@@ -52,7 +52,7 @@ class BandedInverse(ToeplitzStrategy):
 
     def coefficients(self, num_steps: int) -> np.ndarray:
         """Return the first column of C, (num_steps,)."""
-        return series.inverse(np.array(self.inverse_coefficients), num_steps)
+        return series.divided(np.array(self.inverse_coefficients), num_steps)
 
     def noise_coefficients(self, num_steps: int) -> np.ndarray:
         """Return the coefficients, zeros after them: (num_steps,)."""
