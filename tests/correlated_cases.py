@@ -25,6 +25,7 @@ STRATEGIES = {
     "signed Toeplitz": correlated.Toeplitz((1.0, -0.5, 0.3, 0.1, -0.2)),
     "square root": correlated.square_root(STEPS),
     "banded inverse": correlated.banded_inverse_square_root(4),
+    "one inverse band": correlated.BandedInverse((0.5,)),
     "no buffers": correlated.BufferedToeplitz((), ()),
     "buffered": correlated.BufferedToeplitz((0.9, 0.5), (0.2, 0.3)),
     "banded": banded(),

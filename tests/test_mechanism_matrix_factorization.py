@@ -17,6 +17,7 @@ from dpjax.accounting import AccountingError
 from dpjax.mechanism import DPSGD
 from dpjax.mechanism.matrix_factorization import DPMatrixFactorization
 from dpjax.noise import correlated
+from dpjax.noise.correlated import max_error
 from dpjax.optimizers import check_optimizer, privacy_spent
 
 DELTA = 1e-5
@@ -179,6 +180,43 @@ def test_the_released_noise_has_the_multiplier_of_the_event(name):
     assert spent == pytest.approx(float(plan.epsilon(DELTA)), rel=1e-6)
 
 
+@pytest.mark.parametrize("changed", [0, 57, 104])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        sampling.Deterministic(),
+        sampling.ShuffledEpochs(),
+        sampling.CyclicPoisson(4),
+        sampling.BMinSep(4),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "strategy",
+    [correlated.BinaryTree(), correlated.Toeplitz((1.0, -0.7, 0.6, -0.5, 0.4))],
+    ids=["tree", "signed"],
+)
+def test_no_example_moves_the_encoded_sums_by_more_than_is_claimed(
+    strategy, sampler, changed
+):
+    plan = dataclasses.replace(
+        PLAN,
+        num_examples=105,
+        expected_batch_size=10,
+        strategy=strategy,
+        sampler=sampler,
+    )
+    # An example that contributes its sign times the clip norm against one of nothing.
+    signs = np.random.default_rng(changed).choice([-1.0, 1.0], size=plan.num_steps)
+    steps = [
+        any(changed in chunk.indices[chunk.mask] for chunk in chunks)
+        for chunks in plan.batches(11)
+    ]
+    moved = 0.5 * plan.strategy.matrix(plan.num_steps) @ (signs * steps)
+    claimed = plan.strategy_sensitivity.value * plan.sensitivity
+    assert np.linalg.norm(moved) <= claimed * (1 + 1e-12)
+
+
 def test_sums_have_less_noise_than_those_of_dp_sgd_at_the_same_epsilon():
     plans = [
         dataclasses.replace(PLAN, strategy=strategy)
@@ -194,6 +232,54 @@ def test_sums_have_less_noise_than_those_of_dp_sgd_at_the_same_epsilon():
     ]
     assert plans[0].event() == plans[1].event()
     assert errors[0] < 0.75 * errors[1]
+
+
+def excess_loss(plan, seed):
+    """Return the loss above the least one, after private linear regression."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(plan.num_examples, 10))
+    y = x @ generator.normal(size=10)
+    rows = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+    optimizer = plan.optimizer(optax.sgd(0.05), key=seed)
+    gradient = plan.clipped_grad(lambda w, x, y: 0.5 * (x @ w - y) ** 2)
+
+    @jax.jit
+    def step(params, state, indices, mask):
+        batch = [leaf[indices] for leaf in rows]
+        grads = gradient(params, *batch, mask=mask)
+        update, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, update), state
+
+    params = jnp.zeros(10)
+    state = optimizer.init(params)
+    for ((indices, mask),) in plan.batches(seed):
+        params, state = step(params, state, indices, mask)
+    return float(np.mean((x @ np.asarray(params) - y) ** 2) / 2)
+
+
+@pytest.mark.slow
+def test_without_sampling_it_trains_better_than_dp_sgd_at_the_same_epsilon():
+    # Near the optimum of a loss of curvature one, a step of size 0.05 forgets as much
+    # of all steps before: as weight decay does. The last step is what counts.
+    forgetful = correlated.workload(100, weight_decay=0.05)
+    plan = DPMatrixFactorization(
+        num_examples=1000,
+        expected_batch_size=50,
+        num_steps=100,
+        l2_norm_clip=5.0,
+        strategy=correlated.optimize_toeplitz(
+            100, 20, correlated.Cyclic(20), workload=forgetful, error=max_error
+        ),
+    ).calibrate(1.0, DELTA)
+    plain = DPSGD(
+        num_examples=1000,
+        expected_batch_size=50,
+        num_steps=100,
+        l2_norm_clip=5.0,
+        sampler=sampling.Deterministic(),
+    ).calibrate(1.0, DELTA)
+    ours, theirs = ([excess_loss(p, seed) for seed in range(8)] for p in (plan, plain))
+    assert np.mean(ours) < 0.5 * np.mean(theirs)
 
 
 # One object for all parts.

@@ -9,6 +9,7 @@ from dpjax.noise.correlated import (
     Identity,
     banded_inverse_square_root,
     rmse,
+    sensitivity,
     square_root,
 )
 
@@ -24,12 +25,15 @@ def test_with_as_many_bands_as_steps_it_is_the_square_root():
     np.testing.assert_allclose(found, square_root(20).coefficients(20), rtol=1e-6)
 
 
-def test_coefficients_of_the_strategy_fall_whatever_the_bands():
+@pytest.mark.parametrize("bands", [1, 2, 3, 8, 50, 100])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_coefficients_of_the_strategy_fall_however_long_they_are(bands, momentum):
     # What makes its sensitivity known exactly: see Kalinin et al. 2025.
-    for bands in (1, 2, 3, 8, 50):
-        column = banded_inverse_square_root(bands).coefficients(400)
-        assert column[-1] >= 0
-        assert np.all(np.diff(column) <= 0)
+    strategy = banded_inverse_square_root(bands, momentum=momentum)
+    column = strategy.coefficients(20_000)
+    assert column[-1] >= 0
+    assert np.all(np.diff(column) <= 0)
+    assert sensitivity(strategy, 20_000, Cyclic(500)).exact
 
 
 def test_few_bands_do_better_than_none_and_all_where_examples_come_back():

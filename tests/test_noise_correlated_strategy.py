@@ -102,6 +102,7 @@ def test_strategies_that_differ_in_one_of_many_numbers_are_described_otherwise()
         (correlated.Identity(), 0),
         (correlated.Toeplitz((1.0, 0.5, 0.3)), 2),
         (correlated.banded_inverse_square_root(4), 3),
+        (correlated.BandedInverse((2.0,)), 0),
         (correlated.BufferedToeplitz((0.9, 0.5), (0.2, 0.3)), 2),
         (correlated.BinaryTree(), 1 + math.floor(math.log2(1000))),
     ],

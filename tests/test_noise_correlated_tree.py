@@ -28,6 +28,18 @@ def test_estimates_use_no_block_that_has_not_ended():
         assert not noise[t, TREE.matrix(t + 1).shape[0] :].any()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 13, 16])
+def test_variances_of_single_steps_are_those_of_the_rows(steps):
+    single = np.eye(1, steps)[0]
+    expected = np.sum(TREE.noise_matrix(steps) ** 2, axis=1)
+    np.testing.assert_allclose(TREE.variances(steps, 3 * single), 9 * expected)
+
+
+def test_a_million_steps_take_no_matrix():
+    for workload in (np.ones(2**20), np.eye(1, 2**20)[0]):
+        assert TREE.variances(2**20, workload).max() < 20
+
+
 def test_variances_of_other_workloads_take_the_matrix():
     column = np.array([1.0, 1.0, 1.0, 0.5])
     expected = (lower_triangular(column) @ TREE.noise_matrix(4)) ** 2

@@ -52,7 +52,7 @@ class BandedInverse(ToeplitzStrategy):
 
     def coefficients(self, num_steps: int) -> np.ndarray:
         """Return the first column of C, (num_steps,)."""
-        return series.inverse(np.array(self.inverse_coefficients), num_steps)
+        return series.divided(np.array(self.inverse_coefficients), num_steps)
 
     def noise_coefficients(self, num_steps: int) -> np.ndarray:
         """Return the coefficients, zeros after them: (num_steps,)."""
@@ -71,7 +71,13 @@ class BandedInverse(ToeplitzStrategy):
         drawn = draw(step)
         own = jax.tree.map(lambda leaf: first * leaf, drawn)
         row = rings.minus_past(own, -jnp.array(rest), step, buffers)
-        return row, rings.pushed(drawn, step, buffers) if rest else buffers
+        if not rest:
+            return row, buffers
+        # Step 2**32 - 1 is never reached, but XLA does not know it: it must read the
+        # ring before it writes, and need not copy all of it (seven times the time).
+        never = step == np.uint32(2**32 - 1)
+        kept = jax.tree.map(lambda a, b: jnp.where(never, a, b), row, drawn)
+        return row, rings.pushed(kept, step, buffers)
 
 
 def banded_inverse_square_root(

@@ -36,9 +36,7 @@ def inverse(a: np.ndarray, length: int) -> np.ndarray:
     """
     a = np.trim_zeros(np.asarray(a, np.float64)[:length], "b")
     if len(a) <= _DIRECT:
-        impulse = np.zeros(length)
-        impulse[0] = 1
-        return signal.lfilter([1.0], a, impulse)
+        return divided(a, length)
     found = inverse(a[:_DIRECT], _DIRECT)
     while len(found) < length:
         size = min(2 * len(found), length)
@@ -46,6 +44,17 @@ def inverse(a: np.ndarray, length: int) -> np.ndarray:
         error[0] += 1
         found = padded(found, size) + product(found, error, size)
     return found
+
+
+def divided(a: np.ndarray, length: int) -> np.ndarray:
+    """Return what `inverse` does, term by term: time goes with both lengths.
+
+    Where all but the first coefficient are negative, or zero, each term is a sum of
+    positive numbers: of full relative precision, however small it is.
+    """
+    impulse = np.zeros(length)
+    impulse[0] = 1
+    return signal.lfilter([1.0], a, impulse)
 
 
 def padded(a: np.ndarray, length: int) -> np.ndarray:

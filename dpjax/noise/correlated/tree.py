@@ -62,13 +62,19 @@ class BinaryTree(Strategy):
         return np.array(rows)
 
     def variances(self, num_steps: int, workload: np.ndarray) -> np.ndarray:
-        """Return the squared norms of the rows of A M; at once for prefix sums."""
-        if np.any(workload != 1):
-            return super().variances(num_steps, workload)
-        digits = np.arange(1, num_steps + 1)[:, None] >> np.arange(
-            num_steps.bit_length()
-        )
-        return (digits & 1) @ (1 / _precisions(num_steps.bit_length()))
+        """Return the squared norms of the rows of A M.
+
+        For prefix sums, and for single steps, they follow from binary digits; for other
+        workloads a dense matrix is made.
+        """
+        levels, ends = num_steps.bit_length(), np.arange(1, num_steps + 1)
+        if np.all(workload == 1):
+            digits = ends[:, None] >> np.arange(levels) & 1
+            return digits @ (1 / _precisions(levels))
+        if not workload[1:].any():
+            heights = np.bitwise_count((ends & -ends) - 1)
+            return workload[0] ** 2 * _row_variances(levels)[heights]
+        return super().variances(num_steps, workload)
 
     def pattern_norm_squared(self, positions: np.ndarray, num_steps: int) -> float:
         """Return the squared norm of the sum of some columns of C."""
@@ -136,6 +142,24 @@ def _precisions(levels: int) -> np.ndarray:
     for _ in range(1, levels):
         values.append(1 + values[-1] / 2)
     return np.array(values)
+
+
+def _row_variances(levels: int) -> np.ndarray:
+    """Return the variance of a row of M Z that ends a block of each height: (levels,).
+
+    The row is the estimate of that block, less those of the left halves in it: the
+    right half's own, if there were no block above, and what goes up with each of them.
+    """
+    precisions = _precisions(levels)
+    up = np.append(precisions[:-1] / (2 * precisions[1:]), 1.0)
+    found = []
+    for height in range(levels):
+        # What is left of the draw, and of the left half, of each level at the top.
+        kept = np.cumprod(np.append(up[:height], 1.0)[::-1])[::-1]
+        own = np.sum((kept / precisions[: height + 1]) ** 2)
+        left = np.sum((kept[:-1] - 1) ** 2 / precisions[:height])
+        found.append(own + left)
+    return np.array(found)
 
 
 def _trailing_zeros(number: int) -> int:
