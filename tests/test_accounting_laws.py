@@ -167,7 +167,6 @@ class ExponentialMechanismDpEvent(dp_accounting.DpEvent):
         dp_event.RandomizedResponseDpEvent(0.5, 2),
         # And its Renyi accountant .1035 for one of these, and for a hundred.
         ExponentialMechanismDpEvent(),
-        dp_event.RepeatAndSelectDpEvent(GAUSSIAN(5.0), 1.0, 1.0),
         dp_accounting.UnsupportedDpEvent(),
     ],
     ids=lambda event: type(event).__name__,

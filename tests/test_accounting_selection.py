@@ -182,6 +182,31 @@ def test_the_event_is_dp_accounting_s_and_a_ledger_records_it():
     assert again.entries[0].event == event
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_budget_is_spent_by_a_search_and_what_comes_with_it(shape):
+    runs = Repetitions(10.0, shape)
+    whole = selection_epsilon(DPSGD, 1e-5, repetitions=runs)
+    for accountant in ("exact", "rdp"):
+        found = accounting.event_epsilon(runs.event(DPSGD), 1e-5, accountant=accountant)
+        assert found == pytest.approx(whole, rel=1e-3)
+    ledger = accounting.PrivacyLedger(accounting.Budget(whole * 1.01, 1e-5))
+    ledger.spend(runs.event(DPSGD), "search")
+    with pytest.raises(accounting.BudgetExceeded):
+        ledger.spend(GAUSSIAN, "statistics")
+    both = dp_accounting.ComposedDpEvent([runs.event(DPSGD), GAUSSIAN])
+    apart = whole + accounting.event_epsilon(GAUSSIAN, 1e-5)
+    assert whole * 1.01 < accounting.event_epsilon(both, 1e-5) < apart
+    twice = dp_accounting.SelfComposedDpEvent(runs.event(DPSGD), 2)
+    assert whole * 1.2 < accounting.event_epsilon(twice, 1e-5) < 2 * whole
+
+
+def test_a_search_of_bare_runs_costs_everything_and_one_of_nothing_is_free():
+    runs = Repetitions(3.0)
+    bare = runs.event(dp_accounting.NonPrivateDpEvent())
+    assert accounting.event_epsilon(bare, 1e-5) == math.inf
+    assert accounting.event_epsilon(runs.event(dp_accounting.NoOpDpEvent()), 1e-5) == 0
+
+
 def test_what_has_no_renyi_account_is_refused():
     with pytest.raises(AccountingError):
         selection_epsilon(

@@ -83,6 +83,8 @@ def _walk(event: Event, count: int) -> Parts:
         return _truncated(event, count)
     if isinstance(event, RandomAllocationDpEvent):
         return _allocated(event, count)
+    if isinstance(event, dp_accounting.dp_event.RepeatAndSelectDpEvent):
+        return _repeated(event, count)
     return [(event, count)]
 
 
@@ -94,6 +96,16 @@ def _gaussian(noise_multiplier: float, count: int) -> Parts:
     if sigma < 1e-100:
         return [(NON_PRIVATE, count)]
     return [(dp_accounting.GaussianDpEvent(min(sigma, 1e100)), count)]
+
+
+def _repeated(
+    event: dp_accounting.dp_event.RepeatAndSelectDpEvent, count: int
+) -> Parts:
+    """List the best of a random number of runs; nothing, where a run is nothing."""
+    inner = take_apart(event.event)
+    if any(part == NON_PRIVATE for part, _ in inner):
+        return [(NON_PRIVATE, count)]
+    return [(event, count)] if inner else []
 
 
 def _sampled(event: dp_accounting.PoissonSampledDpEvent, count: int) -> Parts:

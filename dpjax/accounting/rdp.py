@@ -20,12 +20,12 @@ from scipy import optimize
 
 from dpjax import _check
 from dpjax._events import RandomAllocationDpEvent
-from dpjax.accounting import batches
+from dpjax.accounting import batches, events
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
 from dpjax.accounting.laws.privacy_loss import SampledGaussian
 from dpjax.accounting.laws.revealed import RevealedMixture
-from dpjax.accounting.renyi import revealed, sampled_gaussian
+from dpjax.accounting.renyi import repeated, revealed, sampled_gaussian
 
 ORDERS = 1 + np.geomspace(1e-3, 1e6, 37)
 """Where the search for an order begins: four to a decade of a - 1."""
@@ -40,6 +40,7 @@ _LIBRARY_EVENTS = (
 """Events beside the Gaussian ones whose count dp_accounting takes into account."""
 
 _MIXTURE = dp_accounting.dp_event.MixtureOfGaussiansDpEvent
+_SELECTION = dp_accounting.dp_event.RepeatAndSelectDpEvent
 
 _LIBRARY_ROUNDING = 8e-15
 """Error of a divergence of dp_accounting, times (order - 1), in nats."""
@@ -232,6 +233,8 @@ def gaussian_pair(part: Event, relation: Relation) -> SampledGaussian | None:
 def _other_divergences(
     part: Event, orders: np.ndarray, relation: Relation
 ) -> np.ndarray:
+    if isinstance(part, _SELECTION):
+        return _selection_divergences(part, orders, relation)
     laws = batches.laws(part, relation)
     if isinstance(part, _MIXTURE) and relation != Relation.REPLACE_ONE:
         laws = batches.mixture_laws(part)
@@ -251,6 +254,19 @@ def _other_divergences(
             f"{error}"
         ) from error
     return np.maximum(found, 0.0) + _LIBRARY_ROUNDING / (orders - 1)
+
+
+def _selection_divergences(
+    part: dp_accounting.dp_event.RepeatAndSelectDpEvent,
+    orders: np.ndarray,
+    relation: Relation,
+) -> np.ndarray:
+    one_run = batches.rewritten(events.take_apart(part.event), relation)
+
+    def curve(orders: np.ndarray) -> np.ndarray:
+        return divergences(one_run, orders, relation)
+
+    return repeated.divergences(curve, orders, mean=part.mean, shape=part.shape)
 
 
 def _is_sampled_laplace(part: Event) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import special, stats
 
 from dpjax import _check
-from dpjax.accounting import batches, events, rdp
+from dpjax.accounting import events, rdp
 from dpjax.accounting.epsilon import Epsilon
 from dpjax.accounting.events import Event, Relation
 from dpjax.accounting.renyi import repeated
@@ -137,16 +137,10 @@ def selection_divergences(
     References:
       Papernot and Steinke (2022), arXiv 2110.03620, theorems 2 and 6.
     """
-    parts = batches.rewritten(events.take_apart(one_run), relation)
+    parts = events.take_apart(repetitions.event(one_run))
     if any(part == events.NON_PRIVATE for part, _ in parts):
         return np.full(len(orders), np.inf)
-
-    def curve(orders: np.ndarray) -> np.ndarray:
-        return rdp.divergences(parts, orders, relation)
-
-    return repeated.divergences(
-        curve, np.asarray(orders), mean=repetitions.mean, shape=repetitions.shape
-    )
+    return rdp.divergences(parts, np.asarray(orders), relation)
 
 
 def selection_epsilon(
