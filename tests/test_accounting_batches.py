@@ -9,11 +9,12 @@ import pytest
 from accounting_cases import sampled
 from scipy import stats
 
-from dpjax.accounting import batches, event_delta, event_epsilon, rdp
+from dpjax.accounting import batches, event_delta, event_epsilon
 from dpjax.accounting.epsilon import AccountingError
 from dpjax.accounting.events import NON_PRIVATE, Relation, take_apart
 from dpjax.accounting.grids.grid import Grid
 from dpjax.accounting.laws.privacy_loss import SampledGaussian
+from dpjax.accounting.renyi import of_events
 
 GAUSSIAN = dp_accounting.GaussianDpEvent
 POISSON = dp_accounting.PoissonSampledDpEvent
@@ -347,7 +348,7 @@ def test_an_epoch_on_trees_has_the_divergences_of_the_second_library(counts):
     orders = [1.5, 4.0, 32.0]
     library = dp_accounting.rdp.RdpAccountant(orders, Relation.REPLACE_SPECIAL)
     parts = batches.rewritten([(event, 5)], Relation.REPLACE_SPECIAL)
-    found = rdp.divergences(parts, np.array(orders), Relation.REPLACE_SPECIAL)
+    found = of_events.divergences(parts, np.array(orders), Relation.REPLACE_SPECIAL)
     np.testing.assert_allclose(found, library.compose(event, 5).rdp, rtol=1e-12)
 
 

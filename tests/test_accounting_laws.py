@@ -16,9 +16,9 @@ from dpjax.accounting import (
     event_delta,
     event_epsilon,
     events,
-    rdp,
 )
 from dpjax.accounting.events import Relation
+from dpjax.accounting.renyi import of_events
 
 GAUSSIAN = dp_accounting.GaussianDpEvent
 POISSON = dp_accounting.PoissonSampledDpEvent
@@ -136,7 +136,9 @@ def test_a_count_is_self_composition_of_the_second_librarys_losses(name):
 def test_renyi_divergences_of_a_count_are_so_many_times_those_of_one(name):
     orders = np.array([1.5, 4.0, 50.0])
     once, often = (
-        rdp.divergences(events.take_apart(REPEATED(EVENTS[name], n)), orders, ZERO)
+        of_events.divergences(
+            events.take_apart(REPEATED(EVENTS[name], n)), orders, ZERO
+        )
         for n in (1, 7)
     )
     np.testing.assert_allclose(often, 7 * once, rtol=1e-12)

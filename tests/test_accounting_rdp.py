@@ -12,6 +12,7 @@ from accounting_cases import CASES, IDS, event, sampled
 from dpjax.accounting import rdp
 from dpjax.accounting.epsilon import AccountingError
 from dpjax.accounting.events import Relation, take_apart
+from dpjax.accounting.renyi import of_events
 
 ADD = Relation.ADD_OR_REMOVE_ONE
 ZERO = Relation.REPLACE_SPECIAL
@@ -40,7 +41,7 @@ def test_no_other_order_gives_a_lower_bound(case):
     epsilon = rdp.epsilon(parts, case["delta"], ADD)
     orders = 1 + np.geomspace(1e-3, 1e6, 400)
     others = (
-        rdp.divergences(parts, orders, ADD)
+        of_events.divergences(parts, orders, ADD)
         + np.log1p(-1 / orders)
         - np.log(orders * case["delta"]) / (orders - 1)
     )
@@ -109,7 +110,7 @@ def test_divergences_lost_in_rounding_are_not_taken_for_none():
     # R(2) = log(1 + q^2 (e - 1)) is about 2e-20: below what a difference from 1 shows.
     parts = take_apart(sampled(1.0, 1e-10, 10))
     exact = 10 * 1e-20 * math.expm1(1.0)
-    found = rdp.divergences(parts, np.array([2.0]), ADD)[0]
+    found = of_events.divergences(parts, np.array([2.0]), ADD)[0]
     assert exact <= found <= exact * (1 + 1e-12)
 
 
@@ -168,13 +169,13 @@ def test_sampled_laplace_noise_costs_at_most_its_largest_loss(rate, noise):
     p = (1 - rate) * zero + rate * np.exp(-abs(x - 1) / noise) / (2 * noise)
     losses = np.log(p) - np.log(zero)
     orders = np.array([1.5, 3.0, 30.0])
-    found = rdp.divergences([(event, 1)], orders, ADD)
+    found = of_events.divergences([(event, 1)], orders, ADD)
     for order, bound in zip(orders, found, strict=True):
         log_terms = np.log(zero) + order * losses
         top = log_terms.max()
         total = top + np.log(np.exp(log_terms - top).sum() * (x[1] - x[0]))
         assert total / (order - 1) <= bound + 1e-4
-    largest = rdp.divergences([(event, 1)], np.array([1e6]), ADD)[0]
+    largest = of_events.divergences([(event, 1)], np.array([1e6]), ADD)[0]
     assert largest == pytest.approx(losses.max(), rel=1e-3)
 
 
@@ -182,15 +183,15 @@ def test_small_divergences_of_other_events_are_not_rounded_down():
     # R(a) tends to a / (2 b^2) as b grows; a difference from 1 hides it near order 1.
     orders = np.array([1.001, 2.0, 100.0])
     laplace = [(dp_accounting.LaplaceDpEvent(1e4), 1)]
-    found = rdp.divergences(laplace, orders, ZERO)
+    found = of_events.divergences(laplace, orders, ZERO)
     assert np.all(found >= orders / 2 * 1e-8 * (1 - 1e-2))
 
 
 def test_gaussian_and_other_events_add_up():
     mixed = [(dp_accounting.LaplaceDpEvent(5.0), 2), *take_apart(sampled(1.0, 0.01, 9))]
     orders = np.array([1.5, 8.0])
-    apart = [rdp.divergences([part], orders, ADD) for part in mixed]
-    together = rdp.divergences(mixed, orders, ADD)
+    apart = [of_events.divergences([part], orders, ADD) for part in mixed]
+    together = of_events.divergences(mixed, orders, ADD)
     np.testing.assert_allclose(together, sum(apart), rtol=1e-14)
     assert rdp.epsilon(mixed, 1e-5, ADD) > rdp.epsilon(mixed[:1], 1e-5, ADD)
 
@@ -233,13 +234,13 @@ def test_curve_holds_the_epsilon_of_each_number_of_steps(step, relation):
 
 def test_curve_evaluates_the_step_once_for_all_numbers(monkeypatch):
     calls = []
-    original = rdp.divergences
+    original = of_events.divergences
 
     def counting(*args):
         calls.append(1)
         return original(*args)
 
-    monkeypatch.setattr(rdp, "divergences", counting)
+    monkeypatch.setattr(of_events, "divergences", counting)
     rdp.curve(take_apart(sampled(1.0, 0.01)), 1e-5, ADD, range(1, 3))
     few = len(calls)
     rdp.curve(take_apart(sampled(1.0, 0.01)), 1e-5, ADD, range(1, 2000))

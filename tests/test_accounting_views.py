@@ -8,8 +8,9 @@ import pytest
 from accounting_cases import sampled
 from scipy import special
 
-from dpjax.accounting import AccountingError, event_delta, rdp, views
+from dpjax.accounting import AccountingError, event_delta, views
 from dpjax.accounting.events import NON_PRIVATE, Relation, take_apart
+from dpjax.accounting.renyi import of_events
 from dpjax.accounting.tradeoff import trade_off_curve
 
 GAUSSIAN = dp_accounting.GaussianDpEvent
@@ -83,7 +84,7 @@ def test_rho_of_gaussians_is_the_least_that_holds_at_all_orders(rate, relation):
     event = sampled(3.0, rate, 4)
     rho = views.zero_concentrated_dp(event, relation=relation)
     orders = 1 + np.geomspace(1e-3, 1e6, 300)
-    ratios = rdp.divergences(take_apart(event), orders, relation) / orders
+    ratios = of_events.divergences(take_apart(event), orders, relation) / orders
     assert np.all(ratios <= rho * (1 + 1e-12))
     assert rho == pytest.approx(ratios.max(), rel=2e-3)
 
@@ -102,7 +103,7 @@ def test_rho_of_other_events_is_known(event, rho):
     assert views.zero_concentrated_dp(event) == pytest.approx(rho)
     if 0 < rho < math.inf:
         orders = 1 + np.geomspace(1e-3, 1e6, 50)
-        divergences = rdp.divergences(take_apart(event), orders, ADD)
+        divergences = of_events.divergences(take_apart(event), orders, ADD)
         assert np.all(divergences <= rho * orders * (1 + 1e-8))
 
 
@@ -126,7 +127,7 @@ def test_truncated_rho_is_the_least_that_holds_up_to_its_order(noise, rate, larg
     event = sampled(noise, rate, 7)
     rho = views.truncated_cdp(event, largest)
     orders = 1 + np.append(np.geomspace(1e-5, largest - 1, 3000), largest - 1)
-    ratios = rdp.divergences(take_apart(event), orders, ADD) / orders
+    ratios = of_events.divergences(take_apart(event), orders, ADD) / orders
     assert ratios.max() * (1 - 1e-12) <= rho <= ratios.max() * (1 + 2e-3)
     assert rho <= views.zero_concentrated_dp(event) * (1 + 2e-3)
 

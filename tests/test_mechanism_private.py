@@ -29,6 +29,12 @@ class Plain(PrivateBatches):
         gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)
         return dp_accounting.SelfComposedDpEvent(gaussian, steps)
 
+    def optimizer(self, optimizer, key=None):
+        raise NotImplementedError
+
+    def describe(self):
+        raise NotImplementedError
+
 
 PLAN = Plain(l2_norm_clip=0.5, noise_multiplier=3.0)
 

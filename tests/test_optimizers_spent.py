@@ -11,6 +11,7 @@ from released import PARAMS, normal_rows
 
 from dpjax import accounting, optimizers
 from dpjax.accounting.events import Relation, take_apart
+from dpjax.accounting.renyi import of_events
 from dpjax.optimizers import PrivacySpent, privacy_spent, segments
 
 DELTA = 1e-5
@@ -73,7 +74,7 @@ def test_privacy_spent_equals_what_a_second_library_says(rows):
     # least epsilon is next to that at any order.
     orders = range(2, 257)
     library = rdp.RdpAccountant(orders).compose(event)
-    ours = accounting.rdp.divergences(
+    ours = of_events.divergences(
         take_apart(event), np.array(orders, float), Relation.ADD_OR_REMOVE_ONE
     )
     np.testing.assert_allclose(ours, library.rdp, rtol=1e-6)

@@ -17,7 +17,7 @@ from dpjax import _check
 from dpjax.accounting import events, rdp
 from dpjax.accounting.epsilon import Epsilon
 from dpjax.accounting.events import Event, Relation
-from dpjax.accounting.renyi import repeated
+from dpjax.accounting.renyi import of_events, repeated
 
 _ORDERS = 1 + np.geomspace(1e-2, 1e5, 421)
 _BLOCK = 64
@@ -140,7 +140,7 @@ def selection_divergences(
     parts = events.take_apart(repetitions.event(one_run))
     if any(part == events.NON_PRIVATE for part, _ in parts):
         return np.full(len(orders), np.inf)
-    return rdp.divergences(parts, np.asarray(orders), relation)
+    return of_events.divergences(parts, np.asarray(orders), relation)
 
 
 def selection_epsilon(

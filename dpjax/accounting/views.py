@@ -7,9 +7,10 @@ import numpy as np
 from scipy import special
 
 from dpjax import _check
-from dpjax.accounting import events, rdp, tradeoff
+from dpjax.accounting import events, tradeoff
 from dpjax.accounting.epsilon import AccountingError
 from dpjax.accounting.laws.privacy_loss import SampledGaussian
+from dpjax.accounting.renyi import of_events
 
 _SMALLEST_POWER = 1e-6
 _NUM_ORDERS = 512
@@ -75,7 +76,7 @@ def gaussian_dp(
         return 0.0
     if any(part == events.NON_PRIVATE for part, _ in parts):
         return math.inf
-    pairs = [rdp.gaussian_pair(part, relation) for part, _ in parts]
+    pairs = [of_events.gaussian_pair(part, relation) for part, _ in parts]
     plain = all(pair is not None and pair.sampling_prob == 1 for pair in pairs)
     if regret and not plain:
         curve = tradeoff.trade_off_curve(
@@ -126,7 +127,7 @@ def zero_concentrated_dp(
     for part, count in events.take_apart(event):
         if part == events.NON_PRIVATE:
             return math.inf
-        pair = rdp.gaussian_pair(part, relation)
+        pair = of_events.gaussian_pair(part, relation)
         if pair is not None and pair.replace_one and pair.sampling_prob < 1:
             rho += count * _replaced_rho(part, pair)
         elif pair is not None:
@@ -182,7 +183,7 @@ def truncated_cdp(
     if any(part == events.NON_PRIVATE for part, _ in parts):
         return math.inf
     powers = np.geomspace(_SMALLEST_POWER, largest, _NUM_ORDERS)
-    divergences = rdp.divergences(parts, 1 + powers, relation)
+    divergences = of_events.divergences(parts, 1 + powers, relation)
     return max(float(divergences[0]), _chords_maximum(powers, powers * divergences))
 
 
@@ -215,7 +216,7 @@ def _replaced_rho(part: events.Event, pair: SampledGaussian) -> float:
     Q is at least (1 - q) N(0, s^2), so R(a) <= a / (2 s^2) - log(1 - q): what orders
     beyond the last one that is evaluated may add to their limit, 1 / (2 s^2).
     """
-    largest = float(rdp.ORDERS[-1])
+    largest = float(of_events.ORDERS[-1])
     evaluated = truncated_cdp(part, largest, relation=events.Relation.REPLACE_ONE)
     beyond = 0.5 / pair.noise_multiplier**2 - math.log1p(-pair.sampling_prob) / largest
     return min(2 / pair.noise_multiplier**2, max(evaluated, beyond))

@@ -11,6 +11,7 @@ from dpjax.accounting.events import Event, Relation
 from dpjax.accounting.ledgers.budget import Budget
 from dpjax.accounting.ledgers.filters import budget_rho
 from dpjax.accounting.ledgers.privacy_filter import PrivacyFilter
+from dpjax.accounting.renyi import of_events
 
 _SPREAD = (0.25, 0.5, 1.0, 2.0)
 """Default orders, less 1, over the one that is best for Gaussian releases."""
@@ -108,7 +109,7 @@ def event_divergences(
     parts = batches.rewritten(events.take_apart(event), relation)
     if any(part == events.NON_PRIVATE for part, _ in parts):
         return np.full(orders.size, np.inf)
-    return rdp.divergences(parts, orders, relation)
+    return of_events.divergences(parts, orders, relation)
 
 
 def default_orders(budget: Budget) -> list[float]:

@@ -15,6 +15,7 @@ from dpjax.accounting.epsilon import AccountingError
 from dpjax.accounting.events import Event, Parts, Relation
 from dpjax.accounting.ledgers import cover
 from dpjax.accounting.ledgers.budget import Budget
+from dpjax.accounting.renyi import of_events
 
 _ORDERS = 1 + np.geomspace(1e-2, 1e5, 85)
 """Twelve to a decade of a - 1: the best of them is nearly the best of all."""
@@ -100,5 +101,5 @@ def _divergences(event: Event, relation: Relation) -> np.ndarray:
     parts = events.take_apart(event)
     if events.NON_PRIVATE not in [part for part, _ in parts]:
         with contextlib.suppress(AccountingError):
-            return rdp.divergences(parts, _ORDERS, relation)
+            return of_events.divergences(parts, _ORDERS, relation)
     return np.full(_ORDERS.size, np.inf)
