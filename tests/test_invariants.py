@@ -46,6 +46,9 @@ SAMPLERS = {
     "with replacement": sampling.FixedSizeWithReplacement(),
     "deterministic": sampling.Deterministic(),
     "shuffled": sampling.ShuffledEpochs(),
+    "balls in bins": sampling.BallsInBins(),
+    "random allocation": sampling.RandomAllocation(2),
+    "b-min-sep": sampling.BMinSep(2),
 }
 PLANS = {
     name: dataclasses.replace(PLAN, sampler=sampler)

@@ -23,21 +23,48 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples"))
 
 import train  # isort: skip
 
+_CYCLIC = ("--sampling=cyclic_poisson", "--period=2")
+_FIXED = ("--sampling=deterministic",)
+_MOMENTUM = ("--optimizer=momentum", "--learning_rate=0.1")
+
 ROWS: dict[str, tuple[str, ...]] = {
     "the main job": (),
     "clipping each layer": ("--clipping=per_layer",),
     "automatic clipping": ("--clipping=automatic",),
     "per-sample adaptive clipping": ("--clipping=per_sample_adaptive",),
     "adaptive clip norm": ("--clipping=adaptive",),
-    "SGD with momentum": ("--optimizer=momentum", "--learning_rate=0.5"),
+    "SGD with momentum": _MOMENTUM,
     "DP-AdamBC": ("--optimizer=corrected_adam", "--learning_rate=0.003"),
     "moving average of parameters": ("--ema_decay=0.9",),
     "4 views of each example": ("--augmentations=4",),
     "truncated Poisson": ("--sampling=truncated_poisson", "--max_batch_size=1200"),
-    "cyclic Poisson": ("--sampling=cyclic_poisson", "--period=2"),
+    "balls in bins": ("--sampling=balls_in_bins",),
+    "random allocation": ("--sampling=random_allocation", "--total_participations=25"),
+    "b-min-sep": ("--sampling=b_min_sep", "--min_separation=2"),
+    "cyclic Poisson": _CYCLIC,
+    "cyclic Poisson, banded": (*_CYCLIC, "--correlated_noise=banded", "--bands=2"),
     "fixed size": ("--sampling=fixed_size",),
     "fixed size, with replacement": ("--sampling=fixed_size_with_replacement",),
-    "fixed order": ("--sampling=deterministic",),
+    "fixed order": _FIXED,
+    "fixed order, tree": (*_FIXED, "--correlated_noise=tree"),
+    "fixed order, Toeplitz": (*_FIXED, "--correlated_noise=toeplitz"),
+    "fixed order, BLT": (*_FIXED, "--correlated_noise=buffered_toeplitz"),
+    "fixed order, banded inverse": (
+        *_FIXED,
+        "--correlated_noise=banded_inverse",
+    ),
+    "fixed order, momentum": (*_FIXED, *_MOMENTUM),
+    "fixed order, momentum, Toeplitz": (
+        *_FIXED,
+        "--correlated_noise=toeplitz",
+        *_MOMENTUM,
+    ),
+    "fixed order, DP-FTRL": (
+        *_FIXED,
+        "--correlated_noise=toeplitz",
+        "--optimizer=ftrl",
+        "--learning_rate=0.1",
+    ),
 }
 """What is changed, as flags of train.py."""
 
