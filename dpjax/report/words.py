@@ -49,7 +49,28 @@ _CONSTANTS = {
     "noise_std": (
         "Noise added to the sum",
         "Standard deviation of the Gaussian noise on each coordinate of the sum: "
-        "noise multiplier times sensitivity.",
+        "noise multiplier times sensitivity. Of correlated noise it is that of the "
+        "draws which are mixed, and times the sensitivity of the strategy.",
+    ),
+    "strategy": (
+        "Strategy",
+        "How the noise of a step takes off some of that of the steps before.",
+    ),
+    "participation": (
+        "Participation",
+        "At which steps one example can take part: its contributions add up.",
+    ),
+    "strategy_sensitivity": (
+        "Sensitivity of the strategy",
+        "What all contributions of one example can move together, in clip norms.",
+    ),
+    "strategy_sensitivity_is_exact": (
+        "Sensitivity is exact",
+        "Whether an example can reach it; else it is an upper bound.",
+    ),
+    "amplified": (
+        "Amplified",
+        "Whether the accounting counts on which steps an example is in being secret.",
     ),
     "divisor": (
         "Divisor",

@@ -53,8 +53,8 @@ class Horizon:
     Attributes:
       num_steps: steps of the run.
       participation: at which of them one example can take part.
-      bands: diagonals, or buffers, that the noise remembers; None for as many as lie
-        between two participations (of buffers, 4).
+      bands: diagonals, or buffers, that the noise remembers; None for as many as an
+        epoch has steps, or lie between two participations (of buffers, 4).
     """
 
     num_steps: int
@@ -64,8 +64,12 @@ class Horizon:
     @property
     def width(self) -> int:
         """Return the number of bands."""
-        apart = self.participation.separation(self.num_steps)
-        return min(self.num_steps, apart) if self.bands is None else self.bands
+        if self.bands is not None:
+            return self.bands
+        taken = self.participation
+        if isinstance(taken, correlated.OncePerEpoch):
+            return min(self.num_steps, taken.period)
+        return min(self.num_steps, taken.separation(self.num_steps))
 
 
 def _buffered(horizon: Horizon) -> correlated.Strategy:
