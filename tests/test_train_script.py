@@ -187,6 +187,12 @@ def test_noise_can_be_correlated_in_every_way(word, strategy):
     assert 2.99 < mechanism.epsilon(1e-4) <= 3.0
 
 
+@pytest.mark.parametrize(("word", "bands"), [("square_root", 4), ("banded", 1)])
+def test_bands_of_a_shuffled_run_are_an_epochs_where_they_may_meet(word, bands):
+    found = options(f"--correlated_noise={word}", "--sampling=shuffle", "--steps=12")
+    assert found.mechanism(4000).strategy.bands(12) == bands
+
+
 def test_bands_of_correlated_noise_can_be_given_and_amplify_if_they_are_few():
     cyclic = ["--sampling=cyclic_poisson", "--period=3", "--steps=12"]
     for bands in (3, 4):

@@ -64,12 +64,18 @@ class Horizon:
     @property
     def width(self) -> int:
         """Return the number of bands."""
+        if self.bands is None and isinstance(
+            self.participation, correlated.OncePerEpoch
+        ):
+            return min(self.num_steps, self.participation.period)
+        return self.separate_width
+
+    @property
+    def separate_width(self) -> int:
+        """Return the number of bands, where participations must not meet in one."""
         if self.bands is not None:
             return self.bands
-        taken = self.participation
-        if isinstance(taken, correlated.OncePerEpoch):
-            return min(self.num_steps, taken.period)
-        return min(self.num_steps, taken.separation(self.num_steps))
+        return min(self.num_steps, self.participation.separation(self.num_steps))
 
 
 def _buffered(horizon: Horizon) -> correlated.Strategy:
@@ -85,7 +91,7 @@ STRATEGIES: dict[str, Callable[[Horizon], correlated.Strategy]] = {
         horizon.num_steps, horizon.width, horizon.participation
     ),
     "banded": lambda horizon: correlated.optimize_banded(
-        horizon.num_steps, horizon.width, horizon.participation
+        horizon.num_steps, horizon.separate_width, horizon.participation
     ),
     "buffered_toeplitz": _buffered,
     "banded_inverse": lambda horizon: correlated.banded_inverse_square_root(
