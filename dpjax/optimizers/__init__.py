@@ -37,6 +37,11 @@ from dpjax.optimizers.scale_then_privatize import (
     ScaledAggregateState,
     scale_then_privatize,
 )
+from dpjax.optimizers.sharpness_aware import (
+    SharpnessAwareState,
+    sharpness_aware,
+    trained_params,
+)
 from dpjax.optimizers.sparse_rows import sparse_row_aggregate
 from dpjax.optimizers.spent import PrivacySpent, privacy_spent
 
@@ -49,6 +54,7 @@ __all__ = [
     "PrivacySpent",
     "PrivateAggregateState",
     "ScaledAggregateState",
+    "SharpnessAwareState",
     "SplitParams",
     "VotedGrads",
     "adapted",
@@ -71,6 +77,8 @@ __all__ = [
     "privatize",
     "scale_by_corrected_adam",
     "scale_then_privatize",
+    "sharpness_aware",
     "sparse_row_aggregate",
     "split_params",
+    "trained_params",
 ]
