@@ -10,7 +10,7 @@ from dp_accounting import NeighboringRelation
 
 from dpjax import _check
 from dpjax.sampling import streams
-from dpjax.sampling.poisson import default_chunk_size, poisson_rate
+from dpjax.sampling.poisson import default_chunk_size, rate_of_disjoint
 from dpjax.sampling.sampler import Sampler
 
 
@@ -50,10 +50,9 @@ class CyclicPoisson(Sampler):
 
     def sampling_prob(self, *, num_examples: int, expected_batch_size: float) -> float:
         """Return q, with which an example of a step's group enters it, in (0, 1]."""
-        rate = poisson_rate(num_examples, expected_batch_size)
-        if expected_batch_size * self.period > num_examples:
-            most = f"at most num_examples / expected_batch_size = {1 / rate:g}"
-            _check.fail(most, "period", self.period)
+        rate = rate_of_disjoint(
+            num_examples, expected_batch_size, number=self.period, name="period"
+        )
         return min(1.0, rate * self.period)
 
     def chunk_size(self, *, num_examples: int, expected_batch_size: float) -> int:

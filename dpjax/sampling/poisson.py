@@ -143,6 +143,24 @@ def poisson_rate(num_examples: int, expected_batch_size: float) -> float:
     return _check.probability("expected_batch_size / num_examples", q)
 
 
+def rate_of_disjoint(
+    num_examples: int, expected_batch_size: float, *, number: int, name: str
+) -> float:
+    """Return `poisson_rate`, where so many batches without an example in common fit.
+
+    Args:
+      num_examples: Size of the data set, in examples.
+      expected_batch_size: Mean size of a batch, in examples.
+      number: How many batches.
+      name: What an error calls that.
+    """
+    rate = poisson_rate(num_examples, expected_batch_size)
+    if expected_batch_size * number > num_examples:
+        most = f"at most num_examples / expected_batch_size = {1 / rate:g}"
+        _check.fail(most, name, number)
+    return rate
+
+
 def default_chunk_size(num_examples: int, expected_batch_size: float) -> int:
     """Return a chunk size for `Poisson` that wastes few slots and few chunks.
 

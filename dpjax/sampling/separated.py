@@ -9,7 +9,7 @@ from dp_accounting import NeighboringRelation
 
 from dpjax import _check
 from dpjax.sampling import streams
-from dpjax.sampling.poisson import default_chunk_size, poisson_rate
+from dpjax.sampling.poisson import default_chunk_size, rate_of_disjoint
 from dpjax.sampling.sampler import Sampler
 
 
@@ -63,10 +63,12 @@ class BMinSep(Sampler):
 
     def sampling_prob(self, *, num_examples: int, expected_batch_size: float) -> float:
         """Return p, with which an example enters that does not rest, in (0, 1]."""
-        rate = poisson_rate(num_examples, expected_batch_size)
-        if expected_batch_size * self.min_separation > num_examples:
-            most = f"at most num_examples / expected_batch_size = {1 / rate:g}"
-            _check.fail(most, "min_separation", self.min_separation)
+        rate = rate_of_disjoint(
+            num_examples,
+            expected_batch_size,
+            number=self.min_separation,
+            name="min_separation",
+        )
         return min(1.0, rate / (1 - (self.min_separation - 1) * rate))
 
     def chunk_size(self, *, num_examples: int, expected_batch_size: float) -> int:
