@@ -66,7 +66,7 @@ def test_a_finer_grid_is_closer():
 
 def test_caches_are_empty_before_each_round():
     accounting_peers.TASKS["rdp"]()["epsilon"](**QUESTION)
-    cached = sys.modules["dpjax.accounting.rdp"]._first_divergences
+    cached = sys.modules["dpjax.accounting.renyi.of_events"]._first_divergences
     assert cached.cache_info().currsize > 0
     accounting_peers.forget()
     assert cached.cache_info().currsize == 0
