@@ -25,7 +25,7 @@ import train  # isort: skip
 
 _CYCLIC = ("--sampling=cyclic_poisson", "--period=2")
 _FIXED = ("--sampling=deterministic",)
-_MOMENTUM = ("--optimizer=momentum", "--learning_rate=0.1")
+_MOMENTUM = ("--optimizer=momentum", "--learning_rate=1")
 
 ROWS: dict[str, tuple[str, ...]] = {
     "the main job": (),
@@ -63,7 +63,7 @@ ROWS: dict[str, tuple[str, ...]] = {
         *_FIXED,
         "--correlated_noise=toeplitz",
         "--optimizer=ftrl",
-        "--learning_rate=0.1",
+        "--learning_rate=1",
     ),
 }
 """What is changed, as flags of train.py."""
