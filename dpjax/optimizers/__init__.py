@@ -3,7 +3,6 @@
 from dpjax.optimizers.adaptive import (
     AdaptiveClip,
     AdaptiveClipState,
-    VotedGrads,
     adaptive_clip_aggregate,
     adaptive_clip_norm,
 )
@@ -44,6 +43,7 @@ from dpjax.optimizers.sharpness_aware import (
 )
 from dpjax.optimizers.sparse_rows import sparse_row_aggregate
 from dpjax.optimizers.spent import PrivacySpent, privacy_spent
+from dpjax.optimizers.voted import VotedGrads
 
 __all__ = [
     "AdaptiveClip",

@@ -19,6 +19,7 @@ from dpjax.optimizers.aggregate import (
 )
 from dpjax.optimizers.incoming import clipped
 from dpjax.optimizers.settings import Number, Settings, checked
+from dpjax.optimizers.voted import VotedGrads
 from dpjax.types import ArrayTree, KeyLike, Params
 
 _SHARE_OF_BATCH = 1 / 20
@@ -64,44 +65,6 @@ class AdaptiveClipState(NamedTuple):
 
     private: PrivateAggregateState
     l2_norm_clip: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class VotedGrads:
-    """A clipped sum, and how many of its gradients were no longer than the clip norm.
-
-    `a + b` adds those of disjoint examples, as with `ClippedGrads`.
-
-    Attributes:
-      grads: the clipped sum, without the raw quantities of examples.
-      votes: 1/2 for each gradient that is no longer, less 1/2 for each that is; of one
-        example 1/2 at most, whatever it holds. Raw: private only with the noise of
-        `adaptive_clip_aggregate`.
-    """
-
-    grads: clipping.ClippedGrads
-    votes: jax.Array
-
-    @classmethod
-    def of(
-        cls,
-        grads: clipping.ClippedGrads,
-        mask: jax.Array | None,
-        l2_norm_clip: jax.Array,
-    ) -> "VotedGrads":
-        """Count the votes of gradients with their norms; `mask` as for the sum."""
-        assert grads.per_example is not None
-        norms = grads.per_example.grad_norm
-        assert norms is not None
-        # A norm that is not finite is not short, and half a count is all that it moves.
-        votes = jnp.where(norms <= l2_norm_clip, 0.5, -0.5)
-        total = jnp.sum(votes if mask is None else jnp.where(mask, votes, 0.0))
-        return cls(grads.without_per_example(), total)
-
-    def __add__(self, other: "VotedGrads") -> "VotedGrads":
-        """Add gradients and votes of disjoint examples."""
-        return VotedGrads(self.grads + other.grads, self.votes + other.votes)
 
 
 def adaptive_clip_aggregate(

@@ -1,0 +1,124 @@
+"""The flags themselves: kind, name, help and options of each."""
+
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from dpjax.training.catalogue import CLIPPING, OPTIMIZERS, SAMPLERS, STRATEGIES
+from dpjax.training.options import ENGINES, SCHEDULES
+
+_Flag = tuple[Callable[..., Any], str, str, dict[str, Any]]
+
+
+def _enum(name: str, words: tuple[str, ...], help_text: str, **options: Any) -> _Flag:
+    return flags.DEFINE_enum, name, help_text, {"enum_values": words, **options}
+
+
+def _float(name: str, help_text: str) -> _Flag:
+    return flags.DEFINE_float, name, help_text, {}
+
+
+def _integer(name: str, help_text: str, **options: Any) -> _Flag:
+    return flags.DEFINE_integer, name, help_text, options
+
+
+FLAGS: tuple[_Flag, ...] = (
+    (
+        flags.DEFINE_boolean,
+        "private",
+        "Train privately; false runs the same loop without clipping and noise.",
+        {"default": True},
+    ),
+    _float("l2_norm_clip", "Bound on the L2 norm of one example's gradient."),
+    _enum(
+        "clipping",
+        tuple(CLIPPING),
+        "How gradients are bounded: scaled down to the norm, as a whole or each layer "
+        "to its share of it; all of them scaled to about the norm; or a norm that "
+        "follows a quantile of the gradients', from --l2_norm_clip on.",
+        default="norm",
+    ),
+    _float("target_quantile", "For --clipping=adaptive; 0.5 if not given."),
+    _float("noise_multiplier", "Noise standard deviation over the clip norm."),
+    _float("target_epsilon", "Solve for the noise that spends this by the last step."),
+    _float("delta", "The delta of (epsilon, delta)-differential privacy."),
+    _float("max_epsilon", "Stop before the step that would pass this epsilon."),
+    _enum(
+        "sampling",
+        tuple(SAMPLERS),
+        "How examples enter a step. deterministic and shuffle: no amplification.",
+        default="poisson",
+    ),
+    _integer(
+        "max_batch_size",
+        "For --sampling=truncated_poisson: examples of a step that are kept.",
+        lower_bound=1,
+    ),
+    _integer(
+        "period",
+        "For --sampling=cyclic_poisson: groups of examples that take turns.",
+        lower_bound=1,
+    ),
+    _integer(
+        "total_participations",
+        "For --sampling=random_allocation: steps of a cycle that an example is in.",
+        lower_bound=1,
+    ),
+    _integer(
+        "min_separation",
+        "For --sampling=b_min_sep: least distance of two steps of an example.",
+        lower_bound=1,
+    ),
+    _enum(
+        "correlated_noise",
+        ("none", *STRATEGIES),
+        "Noise that cancels over steps (DP-FTRL): with --sampling=deterministic, "
+        "shuffle, cyclic_poisson or b_min_sep.",
+        default="none",
+    ),
+    _integer(
+        "bands",
+        "For --correlated_noise: steps, or buffers, that the noise remembers.",
+        lower_bound=1,
+    ),
+    _integer("batch_size", "Expected number of examples a step.", lower_bound=1),
+    _float("epochs", "Passes over the data; or give --steps."),
+    _integer("steps", "Number of steps; or give --epochs.", lower_bound=1),
+    _enum(
+        "optimizer", tuple(OPTIMIZERS), "The optimizer behind the noise.", default="sgd"
+    ),
+    _float("learning_rate", "Learning rate, the peak of the schedule."),
+    _float("momentum", "For --optimizer=momentum and ftrl; 0.9 if not given."),
+    _float("weight_decay", "For --optimizer=adamw; 1e-4 if not given."),
+    _enum("schedule", SCHEDULES, "Learning rate over the steps.", default="constant"),
+    _integer(
+        "warmup_steps",
+        "For --schedule=warmup: steps of linear rise; a tenth if not given.",
+        lower_bound=1,
+    ),
+    _float("ema_decay", "Keep an exponential moving average of the parameters."),
+    _integer(
+        "microbatch_size", "Examples whose gradients are in memory.", lower_bound=1
+    ),
+    _enum("engine", ENGINES, "Clipping engine: the same numbers.", default="auto"),
+    _integer(
+        "seed",
+        "Make the run reproducible. Whoever knows the seed can take the noise away, so "
+        "give none for a model that is to be released.",
+        lower_bound=0,
+    ),
+    (flags.DEFINE_string, "run_dir", "Folder of the run.", {}),
+    (
+        flags.DEFINE_boolean,
+        "resume",
+        "Go on with the run in --run_dir.",
+        {"default": False},
+    ),
+    _integer("log_every", "Steps between lines of metrics.", default=10, lower_bound=1),
+    _integer(
+        "checkpoint_every", "Steps between checkpoints.", default=10, lower_bound=1
+    ),
+    (flags.DEFINE_boolean, "progress", "Show progress.", {"default": True}),
+)
+"""In the order of --help."""
