@@ -16,7 +16,7 @@ from typing import Any
 import audit_job
 import data
 import jax.numpy as jnp
-import train
+import train_flags
 from absl import app, flags, logging
 from endings import end
 
@@ -38,7 +38,7 @@ _SCORES = sorted({*OF_EXAMPLES, *OF_GRADIENTS})
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Define the flags of this script, and those of train.py."""
-    train.define_flags(flag_values)
+    train_flags.define_flags(flag_values)
     for name, default, words, text in (
         ("canaries", "gradient_dirac", list(_CANARIES), "What is planted."),
         ("method", None, list(METHODS), "How epsilon is bounded; fdp if it can be."),
@@ -71,9 +71,9 @@ def parse(
         if len(rest) > 1:
             raise training.FlagError(f"Expected flags alone, got {rest[1]!r}.")
         _take_settings(flag_values)
-        train.complete(flag_values)
+        train_flags.complete(flag_values)
         training.read_flags(flag_values)
-        train.check_model(flag_values)
+        train_flags.check(flag_values)
         _check(flag_values)
     except (flags.Error, ValueError, TypeError, OSError) as error:
         end("audit.py", error)
@@ -121,6 +121,7 @@ def _check(flag_values: flags.FlagValues) -> None:
             "Expected a loss without randomness, got "
             f"--augmentations={flag_values['augmentations'].value}."
         )
+    train_flags.check_plain({name: flag_values[name].value for name in flag_values})
 
 
 def planted(flag_values: flags.FlagValues) -> Canaries:

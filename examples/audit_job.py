@@ -6,9 +6,9 @@ import data
 import jax
 import jax.numpy as jnp
 import models
+import objectives
 import optax
 import scattering
-import train
 from absl import flags
 
 from dpjax import training
@@ -38,6 +38,6 @@ def job(
     model = models.make(flag_values["model"].value, dataset.num_classes)
     init_key = keys.domain_key(key, "examples.train.init")
     params = model.init(init_key, jnp.asarray(dataset.train_x[0]) * 0)
-    loss, _ = train.make_loss(model.apply, 0, flip=False)
+    loss, _ = objectives.make_loss(model.apply, 0, flip=False)
     optimizer = options.optax_optimizer(mechanism)
     return Job(mechanism, dataset, loss, params, optimizer)

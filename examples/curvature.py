@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import models
 import numpy as np
+import objectives
 import scattering
-import train
+import train_flags
 from absl import app, flags, logging
 from endings import end
 
@@ -102,6 +103,7 @@ def restore(run_dir: str, flag_values: flags.FlagValues) -> Trained:
                 f"Expected a run of train.py, with 'settings.{key}', got "
                 f"config.json of run_dir={str(run_dir)!r}."
             )
+    train_flags.check_plain(settings)
     dataset = data.load(name, flag_values["data_dir"].value)
     x, y = (
         (dataset.test_x, dataset.test_y)
@@ -115,7 +117,7 @@ def restore(run_dir: str, flag_values: flags.FlagValues) -> Trained:
     like = model.init(jax.random.key(0), jnp.asarray(x[0]) * 0)
     average = run.config["training"].get("ema_decay") is not None
     params = training.load_params(run_dir, like, average=average)
-    loss, _ = train.make_loss(model.apply, 0, flip=False)
+    loss, _ = objectives.make_loss(model.apply, 0, flip=False)
     return Trained(run, dataset, (x, y), loss, params)
 
 

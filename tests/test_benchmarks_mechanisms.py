@@ -20,6 +20,7 @@ import mechanisms as benchmark
 import mechanisms_tables
 import table
 import train
+import train_flags
 
 
 def parsed(*arguments):
@@ -32,7 +33,7 @@ def parsed(*arguments):
 @pytest.mark.parametrize("name", benchmark.ROWS)
 def test_every_row_is_a_command_line_of_the_training_script(name):
     flag_values = flags.FlagValues()
-    train.define_flags(flag_values)
+    train_flags.define_flags(flag_values)
     own = ["--noise_multiplier=1", *benchmark.ROWS[name]]
     train.parse(["train.py", *own], flag_values)
     mechanism = train.training.read_flags(flag_values).mechanism(4000)

@@ -27,7 +27,9 @@ import curvature_step
 import curvature_study
 import data
 import models
+import objectives
 import train
+import train_flags
 
 SCALES = jnp.array([1.0, -5.0, 3.0])
 QUICK = ["--num_examples=40", "--num_probes=1", "--num_steps=4", "--noprogress"]
@@ -40,7 +42,7 @@ def quadratic(params, x):
 
 def trained(path, *arguments):
     flag_values = flags.FlagValues()
-    train.define_flags(flag_values)
+    train_flags.define_flags(flag_values)
     small = ["--model=linear", "--batch_size=100", "--steps=3", "--log_every=1"]
     rest = ["--noprogress", "--during_training", "--probe_every=2", "--seed=3"]
     train.parse(["t", *small, *rest, f"--run_dir={path}", *arguments], flag_values)
@@ -133,7 +135,7 @@ def test_a_resumed_run_probes_at_the_same_steps(private, tmp_path):
         shutil.rmtree(path / "checkpoints" / str(step))
     (path / "summary.json").unlink()
     flag_values = flags.FlagValues()
-    train.define_flags(flag_values)
+    train_flags.define_flags(flag_values)
     train.parse(["t", f"--run_dir={path}", "--resume", "--noprogress"], flag_values)
     train.train(flag_values)
     for name in ("metrics.jsonl", "ledger.json"):
@@ -302,7 +304,7 @@ def test_the_average_is_studied_where_the_run_kept_one(plain):
     restored = curvature.restore(str(plain), parsed("--run_dir=x", *QUICK))
     summary = json.loads((plain / "summary.json").read_text())
     dataset = data.load("mnist_5k")
-    evaluate = train.make_evaluation(models.make("linear", 10).apply, dataset)
+    evaluate = objectives.make_evaluation(models.make("linear", 10).apply, dataset)
     np.testing.assert_allclose(
         evaluate(restored.params)["test_loss"],
         summary["public"]["test_loss"],

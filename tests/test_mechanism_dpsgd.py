@@ -162,7 +162,7 @@ def test_a_clip_norm_that_adapts_costs_what_one_that_stays_does():
     assert plan.is_adaptive
     assert not fixed.is_adaptive
     assert json.loads(json.dumps(plan.describe()))["l2_norm_clip"] == repr(adapting)
-    with pytest.raises(ValueError, match="Expected a clip norm that stays"):
+    with pytest.raises(ValueError, match="Expected a clip that stays"):
         _ = plan.noise_stddev
 
 

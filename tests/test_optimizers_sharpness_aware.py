@@ -109,5 +109,5 @@ def test_what_is_missing_is_said():
     params = jnp.zeros(2)
     with pytest.raises(ValueError, match="Expected the parameters"):
         optimizer.update(params, optimizer.init(params))
-    with pytest.raises(ValueError, match="one sharpness-aware state"):
+    with pytest.raises(ValueError, match="one SharpnessAwareState"):
         trained_params(optax.sgd(0.1).init(params))

@@ -84,7 +84,8 @@ def chosen_share(optimizer, rows, which, trials=500):
     """Return how often a row is chosen, over keys."""
 
     def chosen(key):
-        state = optimizer.init(PARAMS)._replace(key=key)
+        state = optimizer.init(PARAMS)
+        state = state._replace(private=state.private._replace(key=key))
         return step(optimizer, rows, state=state)[0]["table"][which].any()
 
     keys = jax.random.bits(jax.random.key(1), (trials, 2), jnp.uint32)

@@ -33,6 +33,7 @@ import augment
 import data
 import presets
 import train
+import train_flags
 
 SCRIPT = pathlib.Path(train.__file__)
 SMALL = ["--model=linear", "--batch_size=50", "--steps=12", "--seed=5"]
@@ -49,7 +50,7 @@ PRIVATE = ["--l2_norm_clip=1", "--delta=1e-4"]
 
 def parsed(*arguments):
     flag_values = flags.FlagValues()
-    train.define_flags(flag_values)
+    train_flags.define_flags(flag_values)
     train.parse(["train.py", *arguments], flag_values)
     return flag_values
 

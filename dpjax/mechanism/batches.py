@@ -1,16 +1,18 @@
 """The part of a mechanism that draws batches."""
 
+import abc
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from dpjax import _check, noise, sampling
-from dpjax.types import KeyLike
+from dpjax import _check, clipping, noise, sampling
+from dpjax.optimizers.released_clip import StepGradient, Survey, settled_gradient
+from dpjax.types import KeyLike, LossFn
 
 
-class Batches:
+class Batches(abc.ABC):
     """What every mechanism offers about its batches."""
 
     num_examples: int
@@ -67,6 +69,31 @@ class Batches:
             chunk_size=self.chunk_size,
             start_step=start_step,
         )
+
+    @abc.abstractmethod
+    def clipped_grad(
+        self, loss_fn: LossFn, **options: Any
+    ) -> Callable[..., clipping.ClippedGrads]:
+        """Return the gradient of a chunk of examples; each mechanism has its own."""
+
+    def step_gradient(self, loss_fn: LossFn, **options: Any) -> StepGradient:
+        """Return the gradient of a chunk, as the state of the optimizer says.
+
+        Args:
+          loss_fn: `loss_fn(params, *example) -> scalar`, the loss of ONE example.
+          options: of `clipping.clipped_grad`.
+
+        Returns:
+          `fn(opt_state, params, *batch, mask) -> (gradients, raw)`: gradients of the
+          chunks of one step are added with `+` and go to `optimizer`; `raw` is a
+          `clipping.PerExample`, and never private.
+        """
+        return settled_gradient(self.clipped_grad(loss_fn, **options))
+
+    def survey(self, loss_fn: LossFn, **options: Any) -> Survey | None:
+        """Return what each step is to release before its gradients, if anything."""
+        del loss_fn, options
+        return None
 
     @property
     def _sampler(self) -> sampling.Sampler:

@@ -13,7 +13,7 @@ from dpjax.mechanism.clip_norms import describe_clip, static_sensitivity
 from dpjax.mechanism.not_a_guarantee import NotAGuarantee
 from dpjax.mechanism.private import PrivateBatches
 from dpjax.mechanism.relations import RELATION_WORDS
-from dpjax.optimizers import AdaptiveClip
+from dpjax.optimizers.released_clip import ReleasedClip, StepGradient, Survey
 from dpjax.types import KeyLike, LossFn
 
 
@@ -27,9 +27,9 @@ class DPSGD(PrivateBatches):
       num_examples: size of the data set, assumed public.
       expected_batch_size: mean batch size and the divisor of the noised sum.
       num_steps: steps planned.
-      l2_norm_clip: clip norm > 0, a prefix pytree of such, a clipping rule, or an
-        `optimizers.AdaptiveClip`, with which a step's clip norm is a part of what the
-        step before released.
+      l2_norm_clip: clip norm > 0, a prefix pytree of such, a clipping rule, or one of
+        `optimizers.AdaptiveClip`, `ScaledClip` and `SparseRowClip`, with which what
+        clips a step follows from what was released before.
       noise_multiplier: noise standard deviation over add-or-remove sensitivity, >= 0;
         `None` until `calibrate` has solved for it.
       sampler: one of `sampling`; `None` is `sampling.Poisson()`.
@@ -68,19 +68,19 @@ class DPSGD(PrivateBatches):
         self._check_batches()
         self._check_private()
         if self.is_adaptive and self._max_copies > 1:
-            expected = "one clip norm where an example may come twice in a batch"
+            expected = "a static clip where an example may come twice in a batch"
             _check.fail(expected, "l2_norm_clip", self.l2_norm_clip)
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether the clip norm moves from step to step."""
-        return isinstance(self.l2_norm_clip, AdaptiveClip)
+        """Whether what clips a step follows from what was released before."""
+        return isinstance(self.l2_norm_clip, ReleasedClip)
 
     @property
     def sensitivity(self) -> float:
         """L2 sensitivity of the clipped sum when one example is added or removed.
 
-        Where the clip norm moves, that of the first step.
+        Where what clips moves, that of the first step.
         """
         return static_sensitivity(self._first_clip)
 
@@ -89,10 +89,10 @@ class DPSGD(PrivateBatches):
         """Standard deviation of the noise in each value of the released average.
 
         Raises:
-          ValueError: it moves with the clip norm.
+          ValueError: it moves with what clips.
         """
         if self.is_adaptive:
-            _check.fail("a clip norm that stays", "l2_norm_clip", self.l2_norm_clip)
+            _check.fail("a clip that stays", "l2_norm_clip", self.l2_norm_clip)
         return self._noise() * self.sensitivity / self.expected_batch_size
 
     def epsilon_curve(
@@ -136,10 +136,21 @@ class DPSGD(PrivateBatches):
     ) -> Callable[..., clipping.ClippedGrads]:
         """Return `clipping.clipped_grad` with this mechanism's clip norm.
 
-        Where that moves it is the first step's, and each call is to be given its own:
-        `l2_norm_clip=optimizers.adaptive_clip_norm(opt_state)`.
+        Where what clips moves it is the first step's: take `step_gradient`.
         """
         return clipping.clipped_grad(loss_fn, self._first_clip, **options)
+
+    def step_gradient(self, loss_fn: LossFn, **options: Any) -> StepGradient:
+        """Return the gradient of a chunk, clipped as the optimizer's state says."""
+        if isinstance(self.l2_norm_clip, ReleasedClip):
+            return self.l2_norm_clip.step_gradient(loss_fn, **options)
+        return super().step_gradient(loss_fn, **options)
+
+    def survey(self, loss_fn: LossFn, **options: Any) -> Survey | None:
+        """Return what each step is to release before its gradients, if anything."""
+        if isinstance(self.l2_norm_clip, ReleasedClip):
+            return self.l2_norm_clip.survey(self._noise(), loss_fn, **options)
+        return None
 
     def optimizer(
         self, optimizer: optax.GradientTransformation, key: KeyLike | None = None
@@ -152,13 +163,12 @@ class DPSGD(PrivateBatches):
         """
         size = self.expected_batch_size
         sampling_prob = self.sampling_prob if self._sampler.is_poisson else None
-        if isinstance(self.l2_norm_clip, AdaptiveClip):
-            private = optimizers.adaptive_clip_aggregate(
-                noise_multiplier=self._noise(),
-                key=key,
+        if isinstance(self.l2_norm_clip, ReleasedClip):
+            private = self.l2_norm_clip.aggregate(
+                self._noise(),
+                key,
                 expected_batch_size=size,
                 sampling_prob=sampling_prob,
-                **dataclasses.asdict(self.l2_norm_clip),
             )
             return optax.chain(private, optimizer)
         return optimizers.privatize(
@@ -190,8 +200,8 @@ class DPSGD(PrivateBatches):
     @property
     def _first_clip(self) -> Any:
         """Return what clips the first step's gradients."""
-        if isinstance(self.l2_norm_clip, AdaptiveClip):
-            return self.l2_norm_clip.initial_l2_norm_clip
+        if isinstance(self.l2_norm_clip, ReleasedClip):
+            return self.l2_norm_clip.first
         return self.l2_norm_clip
 
     @property

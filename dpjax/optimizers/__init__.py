@@ -32,16 +32,24 @@ from dpjax.optimizers.partial import (
     partial_loss,
     split_params,
 )
+from dpjax.optimizers.released_clip import ReleasedClip
 from dpjax.optimizers.scale_then_privatize import (
     ScaledAggregateState,
+    ScaledClip,
     scale_then_privatize,
 )
+from dpjax.optimizers.scaled_grads import ScaledGrads, clipped_scaled_grad
 from dpjax.optimizers.sharpness_aware import (
     SharpnessAwareState,
     sharpness_aware,
     trained_params,
 )
-from dpjax.optimizers.sparse_rows import sparse_row_aggregate
+from dpjax.optimizers.sparse_row_clip import SparseRowClip
+from dpjax.optimizers.sparse_rows import (
+    RowGrads,
+    SparseRowState,
+    sparse_row_aggregate,
+)
 from dpjax.optimizers.spent import PrivacySpent, privacy_spent
 from dpjax.optimizers.voted import VotedGrads
 
@@ -53,8 +61,14 @@ __all__ = [
     "FtrlState",
     "PrivacySpent",
     "PrivateAggregateState",
+    "ReleasedClip",
+    "RowGrads",
     "ScaledAggregateState",
+    "ScaledClip",
+    "ScaledGrads",
     "SharpnessAwareState",
+    "SparseRowClip",
+    "SparseRowState",
     "SplitParams",
     "VotedGrads",
     "adapted",
@@ -63,6 +77,7 @@ __all__ = [
     "adaptive_clip_norm",
     "average_gradients",
     "check_optimizer",
+    "clipped_scaled_grad",
     "corrected_adam",
     "correlated_aggregate",
     "differentially_private_aggregate",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from dpjax import _check, clipping, noise
-from dpjax.clipping import rules
+from dpjax.clipping import PerExample, rules
 from dpjax.optimizers.aggregate import (
     PrivateAggregateState,
     differentially_private_aggregate,
@@ -18,16 +18,22 @@ from dpjax.optimizers.aggregate import (
     release,
 )
 from dpjax.optimizers.incoming import clipped
+from dpjax.optimizers.released_clip import (
+    ReleasedClip,
+    StepGradient,
+    raw_quantities,
+)
 from dpjax.optimizers.settings import Number, Settings, checked
+from dpjax.optimizers.states import states_of, the_state
 from dpjax.optimizers.voted import VotedGrads
-from dpjax.types import ArrayTree, KeyLike, Params
+from dpjax.types import ArrayTree, KeyLike, LossFn, Params
 
 _SHARE_OF_BATCH = 1 / 20
 """Noise of the count in batches: what Andrew et al. take."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptiveClip:
+class AdaptiveClip(ReleasedClip):
     """A clip norm that follows a quantile: the settings, for a mechanism to hold.
 
     Attributes:
@@ -53,6 +59,41 @@ class AdaptiveClip:
         _check.positive("clip_learning_rate", self.clip_learning_rate)
         if self.count_noise is not None:
             _check.non_negative("count_noise", self.count_noise)
+
+    @property
+    def first(self) -> float:
+        """The clip norm of the first step."""
+        return self.initial_l2_norm_clip
+
+    def aggregate(
+        self,
+        noise_multiplier: float,
+        key: KeyLike | None,
+        *,
+        expected_batch_size: float,
+        sampling_prob: Number | None,
+    ) -> optax.GradientTransformationExtraArgs:
+        """Return `adaptive_clip_aggregate` with these settings."""
+        return adaptive_clip_aggregate(
+            noise_multiplier=noise_multiplier,
+            key=key,
+            expected_batch_size=expected_batch_size,
+            sampling_prob=sampling_prob,
+            **dataclasses.asdict(self),
+        )
+
+    def step_gradient(self, loss_fn: LossFn, **options: Any) -> StepGradient:
+        """Return the gradient of a chunk with its votes, at the clip norm so far."""
+        clipped_grad = clipping.clipped_grad(loss_fn, self.first, **options)
+
+        def gradient(
+            opt_state: ArrayTree, params: Params, *batch: Any, mask: Any
+        ) -> tuple[VotedGrads, PerExample]:
+            clip_norm = the_state(opt_state, AdaptiveClipState).l2_norm_clip
+            grads = clipped_grad(params, *batch, mask=mask, l2_norm_clip=clip_norm)
+            return VotedGrads.of(grads, mask, clip_norm), raw_quantities(grads)
+
+        return gradient
 
 
 class AdaptiveClipState(NamedTuple):
@@ -188,12 +229,8 @@ def adaptive_clip_norm(opt_state: ArrayTree) -> jax.Array | None:
     Args:
       opt_state: state of an optimizer; what is looked for may be anywhere in a chain.
     """
-
-    def is_state(node: Any) -> bool:
-        return isinstance(node, AdaptiveClipState)
-
-    found = filter(is_state, jax.tree.leaves(opt_state, is_leaf=is_state))
-    return next((state.l2_norm_clip for state in found), None)
+    found = states_of(opt_state, AdaptiveClipState)
+    return found[0].l2_norm_clip if found else None
 
 
 def _count_noise(count_noise: float | None, z: float, batch: float | None) -> float:

@@ -1,6 +1,6 @@
 """A private average of gradients that were scaled, coordinate by coordinate, before."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,12 +8,19 @@ import jax.numpy as jnp
 import optax
 
 from dpjax import _check, clipping
-from dpjax.clipping import rules
+from dpjax.clipping import PerExample, rules
 from dpjax.optimizers.aggregate import (
     PrivateAggregateState,
     differentially_private_aggregate,
 )
+from dpjax.optimizers.released_clip import (
+    ReleasedClip,
+    StepGradient,
+    raw_quantities,
+)
+from dpjax.optimizers.scaled_grads import ScaledGrads, clipped_scaled_grad
 from dpjax.optimizers.settings import Number
+from dpjax.optimizers.states import the_state
 from dpjax.types import ArrayTree, KeyLike, LossFn, Params
 
 
@@ -28,6 +35,67 @@ class ScaledAggregateState(NamedTuple):
 
     private: PrivateAggregateState
     second_moment: ArrayTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaledClip(ReleasedClip):
+    """Scale gradients by what was released before, then clip: for a mechanism to hold.
+
+    Attributes:
+      l2_norm_clip: of scaled gradients. This and the rest as in `scale_then_privatize`;
+        all are public.
+      stability: > 0, in the units of averages.
+      decay: in [0, 1].
+
+    Raises:
+      ValueError: a setting out of range.
+    """
+
+    l2_norm_clip: Any
+    stability: float
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Check each setting by itself."""
+        _check.positive("stability", self.stability)
+        _decay(self.decay)
+
+    @property
+    def first(self) -> Any:
+        """The clip norm, that of every step."""
+        return self.l2_norm_clip
+
+    def aggregate(
+        self,
+        noise_multiplier: float,
+        key: KeyLike | None,
+        *,
+        expected_batch_size: float,
+        sampling_prob: Number | None,
+    ) -> optax.GradientTransformationExtraArgs:
+        """Return `scale_then_privatize` with these settings."""
+        return scale_then_privatize(
+            self.l2_norm_clip,
+            noise_multiplier,
+            key,
+            stability=self.stability,
+            decay=self.decay,
+            expected_batch_size=expected_batch_size,
+            sampling_prob=sampling_prob,
+        )
+
+    def step_gradient(self, loss_fn: LossFn, **options: Any) -> StepGradient:
+        """Return the gradient of a chunk, scaled as the optimizer's state says."""
+        clipped = clipped_scaled_grad(loss_fn, self.l2_norm_clip, **options)
+
+        def gradient(
+            opt_state: ArrayTree, params: Params, *batch: Any, mask: Any
+        ) -> tuple[ScaledGrads, PerExample]:
+            scale = _scale(the_state(opt_state, ScaledAggregateState), self.stability)
+            grads = clipped(params, scale, *batch, mask=mask)
+            return ScaledGrads(grads.without_per_example()), raw_quantities(grads)
+
+        return gradient
 
 
 def scale_then_privatize(
@@ -71,7 +139,9 @@ def scale_then_privatize(
 
     Returns:
       An optax transformation, the first of a chain, as `privatize` has it. `update`
-      takes per-example gradients, or `None` with `loss_fn=`, `batch=` and `mask=`.
+      takes per-example gradients, or `None` with `loss_fn=`, `batch=` and `mask=`, or
+      `ScaledGrads`: clipped sums of gradients that were scaled with the same state. For
+      `fit`, `ScaledClip` holds the settings.
 
     Guarantee:
       That of `differentially_private_aggregate`, step by step: under add-or-remove-one
@@ -101,9 +171,7 @@ def scale_then_privatize(
     """
     rule = rules.as_rule(l2_norm_clip)
     least = _check.positive("stability", stability)
-    kept = _check.non_negative("decay", decay)
-    if kept > 1:
-        _check.fail("a number in [0, 1]", "decay", decay)
+    kept = _decay(decay)
     plain = differentially_private_aggregate(
         rule,
         noise_multiplier,
@@ -127,12 +195,12 @@ def scale_then_privatize(
         **extra_args: Any,
     ) -> tuple[ArrayTree, ScaledAggregateState]:
         del extra_args  # meant for other members of a chain
-        scale = jax.tree.map(
-            lambda v: jax.lax.rsqrt(1 + v / least**2), state.second_moment
-        )
+        scale = _scale(state, least)
         if updates is None:
             grads = _computed(rule, loss_fn, params, scale, batch, mask)
             released, private = plain.update(grads, state.private, params)
+        elif isinstance(updates, ScaledGrads):
+            released, private = plain.update(updates.grads, state.private, params)
         else:
             rows = _scaled(updates, scale)
             released, private = plain.update(rows, state.private, params, mask=mask)
@@ -145,6 +213,20 @@ def scale_then_privatize(
         return average, ScaledAggregateState(private, moments)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _decay(decay: Any) -> float:
+    kept = _check.non_negative("decay", decay)
+    if kept > 1:
+        _check.fail("a number in [0, 1]", "decay", decay)
+    return kept
+
+
+def _scale(state: ScaledAggregateState, stability: float) -> ArrayTree:
+    """Return s, coordinate by coordinate, in (0, 1]."""
+    return jax.tree.map(
+        lambda v: jax.lax.rsqrt(1 + v / stability**2), state.second_moment
+    )
 
 
 def _start(second_moment: ArrayTree | None, params: Params) -> ArrayTree:
@@ -168,7 +250,7 @@ def _start(second_moment: ArrayTree | None, params: Params) -> ArrayTree:
 def _scaled(updates: ArrayTree, scale: ArrayTree) -> ArrayTree:
     """Return per-example gradients times the scale, in their own dtypes."""
     if isinstance(updates, clipping.ClippedGrads):
-        what = "per-example gradients, or None with loss_fn= and batch="
+        what = "ScaledGrads, per-example gradients, or None with loss_fn="
         _check.fail(what, "type(updates)", "ClippedGrads")
     _check.leading_axis("updates", updates)
     one = jax.tree.map(
@@ -191,10 +273,7 @@ def _computed(
     batch: Any,
     mask: jax.Array | None,
 ) -> clipping.ClippedGrads:
-    """Return the clipped sum of scaled gradients, by a change of variables.
-
-    With w = params + s u, the gradient in u, at 0, is s times that in w.
-    """
+    """Return the clipped sum of scaled gradients of a batch."""
     if loss_fn is None or params is None or batch is None:
         raise ValueError(
             "Expected update(None, state, params, loss_fn=..., batch=...), got "
@@ -202,18 +281,5 @@ def _computed(
             f"batch={type(batch).__name__}."
         )
     examples = batch if type(batch) is tuple else (batch,)
-    fn = clipping.clipped_grad(
-        _in_scaled_variables(loss_fn), rule, batch_argnums=range(3, 3 + len(examples))
-    )
-    origin = jax.tree.map(jnp.zeros_like, params)
-    return fn(origin, params, scale, *examples, mask=mask)
-
-
-def _in_scaled_variables(loss_fn: LossFn) -> Callable[..., Any]:
-    def loss(u: ArrayTree, params: Params, scale: ArrayTree, *example: Any) -> Any:
-        moved = jax.tree.map(
-            lambda w, s, x: w + (s * x).astype(w.dtype), params, scale, u
-        )
-        return loss_fn(moved, *example)
-
-    return loss
+    fn = clipped_scaled_grad(loss_fn, rule)
+    return fn(params, scale, *examples, mask=mask)

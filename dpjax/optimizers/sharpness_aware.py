@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from dpjax import _check
+from dpjax.optimizers.states import the_state
 from dpjax.types import ArrayTree, Params
 
 
@@ -113,15 +114,7 @@ def trained_params(opt_state: ArrayTree) -> Params:
     Raises:
       ValueError: there is no such state, or there are several.
     """
-
-    def is_state(node: Any) -> bool:
-        return isinstance(node, SharpnessAwareState)
-
-    nodes = jax.tree.leaves(opt_state, is_leaf=is_state)
-    found = [node.centre for node in nodes if is_state(node)]
-    if len(found) != 1:
-        _check.fail("one sharpness-aware state", "number of them", len(found))
-    return found[0]
+    return the_state(opt_state, SharpnessAwareState).centre
 
 
 def _wide(leaf: jax.Array) -> jax.Array:

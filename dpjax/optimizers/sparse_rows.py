@@ -1,8 +1,8 @@
 """A private average that keeps embedding tables sparse: noise on chosen rows alone."""
 
+import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,84 @@ from dpjax.optimizers.aggregate import (
 )
 from dpjax.optimizers.incoming import clipped
 from dpjax.optimizers.settings import Number, checked
+from dpjax.optimizers.touched_rows import (
+    RowCounts,
+    Tables,
+    on_rows,
+    row_counts,
+    tables_of,
+    touched,
+)
 from dpjax.types import ArrayTree, KeyLike, Params
 
 
-class RowCounts(NamedTuple):
-    """Noisy counts of rows: a tree of its own name, so that its noise is its own.
+class SparseRowState(NamedTuple):
+    """State of the private step on chosen rows.
 
     Attributes:
-      rows_touched: by table, in the order of leaves, (rows,) each.
+      private: of the average: key, step, and what was spent.
+      rows: by table, in the order of leaves, booleans (rows,): those chosen last.
+        Released, and private to show.
     """
 
-    rows_touched: list[jax.Array]
+    private: PrivateAggregateState
+    rows: list[jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowGrads:
+    """A clipped sum of gradients on the rows that an optimizer's state holds.
+
+    `a + b` adds those of disjoint examples, as with `ClippedGrads`.
+
+    Attributes:
+      grads: the clipped sum, without the raw quantities of examples.
+    """
+
+    grads: clipping.ClippedGrads
+
+    def __add__(self, other: "RowGrads") -> "RowGrads":
+        """Add the sums of disjoint examples, on the same rows."""
+        return RowGrads(self.grads + other.grads)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSettings:
+    """The settings of the counts, checked; as in `sparse_row_aggregate`."""
+
+    noise_multiplier: float
+    threshold: float
+    count_noise: float
+    count_clip: float
+
+    @classmethod
+    def checked(
+        cls, noise_multiplier: Any, threshold: Any, count_noise: Any, count_clip: Any
+    ) -> Self:
+        """Check each by itself, and the two noises against each other."""
+        z = _check.positive("noise_multiplier", noise_multiplier)
+        spread = _check.positive("count_noise", count_noise)
+        if spread <= z:
+            _check.fail(f"more than noise_multiplier={z:g}", "count_noise", spread)
+        least = _check.real("threshold", threshold)
+        return cls(z, least, spread, _check.positive("count_clip", count_clip))
+
+    @property
+    def average_noise(self) -> float:
+        """Noise multiplier of the average, beside that of the counts."""
+        z = self.noise_multiplier
+        return z / math.sqrt(1 - (z / self.count_noise) ** 2)
+
+    def chosen(self, state: SparseRowState, counts: RowCounts) -> SparseRowState:
+        """Return the state with the rows of a step, from its raw counts."""
+        private = state.private
+        drawn = noise.gaussian_noise(
+            private.key, private.step, counts, self.count_noise * self.count_clip
+        )
+        noisy = jax.tree.map(jnp.add, counts, drawn)
+        rows = [count >= self.threshold for count in noisy.rows_touched]
+        return SparseRowState(private, rows)
 
 
 def sparse_row_aggregate(
@@ -34,7 +101,7 @@ def sparse_row_aggregate(
     noise_multiplier: float,
     key: KeyLike | None = None,
     *,
-    tables: Callable[[str], bool],
+    tables: Tables,
     threshold: float,
     count_noise: float,
     count_clip: float = 1.0,
@@ -71,9 +138,10 @@ def sparse_row_aggregate(
 
     Returns:
       An optax transformation, the first of a chain. `update` takes per-example
-      gradients, leaves (batch, ...), with `mask=` for padding. Rows that are not
-      chosen are exactly zero in what it returns. (`check_optimizer` knows of one clip
-      a step, and refuses it.)
+      gradients, leaves (batch, ...), with `mask=` for padding, or the `RowGrads` of a
+      step whose rows were chosen before: for `fit`, `SparseRowClip` holds the settings.
+      Rows that are not chosen are exactly zero in what it returns. (`check_optimizer`
+      knows of one clip a step, and refuses it.)
 
     Guarantee:
       Under add-or-remove-one every step is a Gaussian mechanism of noise multiplier z,
@@ -101,94 +169,47 @@ def sparse_row_aggregate(
       >>> jnp.flatnonzero(average.any(axis=1))
       Array([7], dtype=int32)
     """
-    z = _check.positive("noise_multiplier", noise_multiplier)
-    spread = _check.positive("count_noise", count_noise)
-    if spread <= z:
-        _check.fail(f"more than noise_multiplier={z:g}", "count_noise", spread)
-    least = _check.real("threshold", threshold)
-    clip = _check.positive("count_clip", count_clip)
-    own = z / math.sqrt(1 - (z / spread) ** 2)
-    settings = checked(l2_norm_clip, own, expected_batch_size, sampling_prob, 1)
+    settings = RowSettings.checked(noise_multiplier, threshold, count_noise, count_clip)
+    own = settings.average_noise
+    of_average = checked(l2_norm_clip, own, expected_batch_size, sampling_prob, 1)
     plain = differentially_private_aggregate(
-        settings.rule,
+        of_average.rule,
         own,
         key,
         expected_batch_size=expected_batch_size,
         sampling_prob=sampling_prob,
     )
 
-    def init(params: Params) -> PrivateAggregateState:
-        _chosen(params, tables)
-        return plain.init(params)
+    def init(params: Params) -> SparseRowState:
+        rows = [jnp.zeros(leaf.shape[0], bool) for leaf in tables_of(params, tables)]
+        return SparseRowState(plain.init(params), rows)
 
     def update(
-        updates: ArrayTree,
-        state: PrivateAggregateState,
+        updates: Any,
+        state: SparseRowState,
         params: Params | None = None,
         *,
         mask: jax.Array | None = None,
         **extra_args: Any,
-    ) -> tuple[ArrayTree, PrivateAggregateState]:
+    ) -> tuple[ArrayTree, SparseRowState]:
         del extra_args  # meant for other members of a chain
         if updates is None or isinstance(updates, clipping.ClippedGrads):
             kind = type(updates).__name__
-            _check.fail("per-example gradients", "type(updates)", kind)
-        counts = _row_counts(updates, _chosen(updates, tables), mask, clip)
-        drawn = noise.gaussian_noise(state.key, state.step, counts, spread * clip)
-        noisy = jax.tree.map(jnp.add, counts, drawn)
-        rows = [count >= least for count in noisy.rows_touched]
-        kept = _on_rows(updates, rows, tables, axis=1)
-        grads, like = clipped(kept, params, settings.rule, None, None, mask)
-        average, state = release(grads, state, settings, like, accounted=z)
-        return _on_rows(average, rows, tables, axis=0), state
+            what = "RowGrads, or per-example gradients"
+            _check.fail(what, "type(updates)", kind)
+        if isinstance(updates, RowGrads):
+            given, size = updates.grads, None
+        else:
+            found = jax.vmap(lambda grads: touched(grads, tables))(updates)
+            counts = row_counts(*found, mask, settings.count_clip)
+            state = settings.chosen(state, counts)
+            given, size = on_rows(updates, state.rows, tables, axis=1), mask
+        rule = of_average.rule
+        grads, like = clipped(given, params, rule, None, None, size)
+        average, private = release(
+            grads, state.private, of_average, like, accounted=settings.noise_multiplier
+        )
+        sparse = on_rows(average, state.rows, tables, axis=0)
+        return sparse, SparseRowState(private, state.rows)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _chosen(tree: ArrayTree, tables: Callable[[str], bool]) -> list[Any]:
-    """Return the leaves that are tables."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    found = [leaf for path, leaf in leaves if tables(_check.path_name(path))]
-    if not found or any(jnp.ndim(leaf) == 0 for leaf in found):
-        _check.fail("at least one table, and rows in each", "tables", tables)
-    return found
-
-
-def _row_counts(
-    updates: ArrayTree, chosen: list[jax.Array], mask: jax.Array | None, clip: float
-) -> RowCounts:
-    """Return the sums over examples of the rows that each touches, clipped."""
-    touched = [
-        jnp.any(leaf != 0, axis=tuple(range(2, leaf.ndim))).astype(jnp.float32)
-        for leaf in chosen
-    ]
-    keep = jnp.ones(touched[0].shape[0], bool) if mask is None else mask
-    for leaf in jax.tree.leaves(updates):
-        keep &= jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
-    number = sum(jnp.sum(rows, axis=1) for rows in touched)
-    # A root rounded to nearest and a quotient: one part in 2^22 is kept in hand.
-    bound = clip * (1 - 2.0**-22)
-    root = jnp.sqrt(jnp.maximum(number, 1.0))
-    factor = jnp.where(keep, jnp.minimum(1.0, bound / root), 0.0)
-    return RowCounts(
-        [jnp.einsum("b,br->r", factor, rows, precision="highest") for rows in touched]
-    )
-
-
-def _on_rows(
-    tree: ArrayTree,
-    rows: list[jax.Array],
-    tables: Callable[[str], bool],
-    *,
-    axis: int,
-) -> ArrayTree:
-    """Return the tree with zeros in the rows of tables that are not chosen."""
-    left = iter(rows)
-
-    def kept(path: Any, leaf: jax.Array) -> jax.Array:
-        if not tables(_check.path_name(path)):
-            return leaf
-        shape = (1,) * axis + (-1,) + (1,) * (leaf.ndim - axis - 1)
-        return jnp.where(next(left).reshape(shape), leaf, jnp.zeros_like(leaf))
-
-    return jax.tree_util.tree_map_with_path(kept, tree)

@@ -36,14 +36,31 @@ def _adaptive(l2_norm_clip: float, **options: float) -> optimizers.AdaptiveClip:
     return optimizers.AdaptiveClip(initial_l2_norm_clip=l2_norm_clip, **options)
 
 
+def _scaled(l2_norm_clip: float, **options: float) -> optimizers.ScaledClip:
+    return optimizers.ScaledClip(l2_norm_clip=l2_norm_clip, **options)
+
+
+def _sparse_rows(
+    l2_norm_clip: float, *, tables: str, row_threshold: float
+) -> optimizers.SparseRowClip:
+    return optimizers.SparseRowClip(
+        l2_norm_clip=l2_norm_clip, tables=tables, threshold=row_threshold
+    )
+
+
 CLIPPING: dict[str, Callable[..., Any]] = {
     "norm": float,
     "per_layer": rules.PerLayer,
     "automatic": rules.Automatic,
     "per_sample_adaptive": rules.PerSampleAdaptive,
     "adaptive": _adaptive,
+    "scaled": _scaled,
+    "sparse_rows": _sparse_rows,
 }
-"""From --l2_norm_clip to what clips, by the words of --clipping."""
+"""From --l2_norm_clip, and `OF_CLIPPING`, to what clips, by the words of --clipping."""
+
+OF_CLIPPING = ("target_quantile", "stability", "tables", "row_threshold")
+"""The flags that one way of clipping each takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +152,8 @@ def _corrected_adam(behind: Behind) -> optax.GradientTransformation:
     if not isinstance(mechanism, DPSGD) or mechanism.is_adaptive:
         raise FlagError(
             "Expected noise that is the same at every step with --optimizer="
-            "corrected_adam, got --correlated_noise or --clipping=adaptive."
+            "corrected_adam, got --correlated_noise, or --clipping=adaptive, scaled or "
+            "sparse_rows."
         )
     return optimizers.corrected_adam(behind.rate, mechanism.noise_stddev)
 

@@ -35,11 +35,24 @@ FLAGS: tuple[_Flag, ...] = (
         "clipping",
         tuple(CLIPPING),
         "How gradients are bounded: scaled down to the norm, as a whole or each layer "
-        "to its share of it; all of them scaled to about the norm; or a norm that "
-        "follows a quantile of the gradients', from --l2_norm_clip on.",
+        "to its share of it; all of them scaled to about the norm; a norm that "
+        "follows a quantile of the gradients', from --l2_norm_clip on; each coordinate "
+        "scaled by what was released before; or the rows of tables that a batch "
+        "touches often alone.",
         default="norm",
     ),
     _float("target_quantile", "For --clipping=adaptive; 0.5 if not given."),
+    _float("stability", "For --clipping=scaled: averages this small stay as they are."),
+    (
+        flags.DEFINE_string,
+        "tables",
+        "For --clipping=sparse_rows: a regular expression, found in the paths of "
+        "parameters whose first axis is rows that few examples touch.",
+        {"default": None},
+    ),
+    _float(
+        "row_threshold", "For --clipping=sparse_rows: noisy count of a row to keep."
+    ),
     _float("noise_multiplier", "Noise standard deviation over the clip norm."),
     _float("target_epsilon", "Solve for the noise that spends this by the last step."),
     _float("delta", "The delta of (epsilon, delta)-differential privacy."),
@@ -96,6 +109,10 @@ FLAGS: tuple[_Flag, ...] = (
         "warmup_steps",
         "For --schedule=warmup: steps of linear rise; a tenth if not given.",
         lower_bound=1,
+    ),
+    _float(
+        "sharpness_radius",
+        "Take gradients this far uphill, along the last released one (DP-SAT).",
     ),
     _float("ema_decay", "Keep an exponential moving average of the parameters."),
     _integer(

@@ -31,9 +31,12 @@ _ONLY_WITH = {
     "total_participations": ("sampling", ("random_allocation",)),
     "min_separation": ("sampling", ("b_min_sep",)),
     "target_quantile": ("clipping", ("adaptive",)),
+    "stability": ("clipping", ("scaled",)),
+    "tables": ("clipping", ("sparse_rows",)),
+    "row_threshold": ("clipping", ("sparse_rows",)),
     "bands": ("correlated_noise", tuple(word for word in STRATEGIES if word != "tree")),
 }
-_NEEDED = OF_SAMPLERS
+_NEEDED = (*OF_SAMPLERS, "stability", "tables", "row_threshold")
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:

@@ -3,11 +3,12 @@
 import dataclasses
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import optax
 
-from dpjax import _check
+from dpjax import _check, optimizers
 from dpjax.mechanism import (
     DPSGD,
     DPMatrixFactorization,
@@ -18,6 +19,7 @@ from dpjax.mechanism.factorization_events import participation_of
 from dpjax.sampling import Sampler
 from dpjax.training.catalogue import (
     CLIPPING,
+    OF_CLIPPING,
     OPTIMIZERS,
     SAMPLERS,
     STRATEGIES,
@@ -45,6 +47,9 @@ class Options:
     l2_norm_clip: float | None
     clipping: str
     target_quantile: float | None
+    stability: float | None
+    tables: str | None
+    row_threshold: float | None
     noise_multiplier: float | None
     target_epsilon: float | None
     delta: float | None
@@ -65,6 +70,7 @@ class Options:
     weight_decay: float | None
     schedule: str
     warmup_steps: int | None
+    sharpness_radius: float | None
     ema_decay: float | None
     microbatch_size: int | None
     engine: str
@@ -84,6 +90,9 @@ class Options:
             "max_epsilon",
             "epochs",
             "learning_rate",
+            "stability",
+            "row_threshold",
+            "sharpness_radius",
         ):
             if getattr(self, name) is not None:
                 _check.positive(f"--{name}", getattr(self, name))
@@ -102,9 +111,12 @@ class Options:
 
     def sampler(self) -> Sampler:
         """Return what draws the batches."""
-        options = {name: getattr(self, name) for name in OF_SAMPLERS}
-        given = {name: n for name, n in options.items() if n is not None}
-        return SAMPLERS[self.sampling](**given)
+        return SAMPLERS[self.sampling](**self._given(OF_SAMPLERS))
+
+    def _given(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the flags of these names that were given."""
+        options = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in options.items() if value is not None}
 
     def mechanism(self, num_examples: int) -> PrivateBatches | NonPrivate:
         """Return the mechanism for a data set, its noise solved for if need be.
@@ -137,8 +149,7 @@ class Options:
 
     def _private(self, batches: dict[str, Any]) -> PrivateBatches:
         """Return the mechanism with the noise multiplier that is given, if one is."""
-        quantile = self.target_quantile
-        own = {} if quantile is None else {"target_quantile": quantile}
+        own = self._given(OF_CLIPPING)
         settings = batches | {
             "l2_norm_clip": CLIPPING[self.clipping](self.l2_norm_clip, **own),
             "noise_multiplier": self.noise_multiplier,
@@ -162,7 +173,10 @@ class Options:
         """
         rate = self._schedule(mechanism.num_steps)
         behind = Behind(rate, self.momentum, self.weight_decay, mechanism)
-        return OPTIMIZERS[self.optimizer](behind)
+        optimizer = OPTIMIZERS[self.optimizer](behind)
+        if self.sharpness_radius is None:
+            return optimizer
+        return optimizers.sharpness_aware(optimizer, self.sharpness_radius)
 
     def _schedule(self, num_steps: int) -> optax.ScalarOrSchedule:
         if self.schedule == "constant":

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from dpjax import _check, _files, accounting, clipping, optimizers
 from dpjax.mechanism import DPSGD, NonPrivate
@@ -68,7 +69,7 @@ def make_plan(request: Request) -> Plan:
     _check_independence(request.loss, request.params, data)
     optimizer = mechanism.optimizer(request.optimizer, key_words)
     if request.is_private:
-        optimizers.check_optimizer(optimizer, request.params)
+        _check_optimizer(request, optimizer)
     state = initial_state(request.params, optimizer, averaged=averaged)
     step = make_step(mechanism, request.loss, optimizer, request.ema_decay)
     _trace(step, state, key_words, data, mechanism.chunk_size)
@@ -86,6 +87,15 @@ def make_plan(request: Request) -> Plan:
         config=_files.json_copy(identity.public_identity(request, data)),
         private=identity.private_identity(request, data, key_words),
     )
+
+
+def _check_optimizer(request: Request, optimizer: optax.GradientTransformation) -> None:
+    """Refuse what cannot stand behind the noise."""
+    if request.mechanism.survey(request.loss.function) is not None:
+        # Raw gradients are noised twice there; whatever may follow the noise of one
+        # release may follow that of two.
+        optimizer = optimizers.privatize(request.optimizer, 1.0, 1.0, 0)
+    optimizers.check_optimizer(optimizer, request.params)
 
 
 def _host_data(data: ArrayTree, num_examples: int) -> tuple[ArrayTree, ...]:

@@ -5,6 +5,7 @@ go in as arguments: a constant would be written into the compiled program.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpjax import optimizers
-from dpjax.clipping import ClippedGrads, PerExample
 from dpjax.mechanism import NonPrivate, PrivateBatches
 from dpjax.noise import keys
 from dpjax.training.metrics import ChunkRecord
@@ -22,7 +21,7 @@ from dpjax.types import ArrayTree, LossFn, Params
 
 _DOMAIN = "dpjax.training.loss"
 
-_Total = tuple[ClippedGrads | optimizers.VotedGrads, jax.Array]
+_Total = tuple[Any, jax.Array]
 """What chunks add up to: gradients, and how many losses or gradients were not finite.
 """
 
@@ -136,26 +135,37 @@ def make_step(
     options = loss.clipping_options()
     if isinstance(mechanism, NonPrivate):
         del options["engine"]
-    clipped_grad = mechanism.clipped_grad(loss.function, **options)
+    step_gradient = mechanism.step_gradient(loss.function, **options)
+    survey = mechanism.survey(loss.function, **options)
+
+    def arguments_of(state: TrainState, batch: Any, key_words: Any, chunk: Any) -> Any:
+        def key() -> jax.Array:
+            step = keys.step_key(key_words, _DOMAIN, state.steps)
+            return jax.random.fold_in(step, chunk)
+
+        return loss.arguments(batch, key)
+
+    @jax.jit
+    def look(
+        state: TrainState, batch: Any, mask: Any, key_words: Any, chunk: Any
+    ) -> ArrayTree:
+        assert survey is not None
+        arguments = arguments_of(state, batch, key_words, chunk)
+        return survey.look(state.opt_state, state.params, *arguments, mask=mask)
+
+    @jax.jit
+    def choose(state: TrainState, total: ArrayTree) -> TrainState:
+        assert survey is not None
+        return state._replace(opt_state=survey.choose(state.opt_state, total))
 
     @jax.jit
     def gradient(
         state: TrainState, batch: Any, mask: Any, key_words: Any, chunk: Any
     ) -> tuple[_Total, ChunkRecord]:
-        def key() -> jax.Array:
-            step = keys.step_key(key_words, _DOMAIN, state.steps)
-            return jax.random.fold_in(step, chunk)
-
-        clip_norm = optimizers.adaptive_clip_norm(state.opt_state)
-        options = {} if clip_norm is None else {"l2_norm_clip": clip_norm}
-        arguments = loss.arguments(batch, key)
-        grads = clipped_grad(state.params, *arguments, mask=mask, **options)
-        raw = grads.per_example or PerExample(None, None)
+        arguments = arguments_of(state, batch, key_words, chunk)
+        grads, raw = step_gradient(state.opt_state, state.params, *arguments, mask=mask)
         record = ChunkRecord(mask, raw.loss, raw.grad_norm)
-        counted: Any = grads.without_per_example()
-        if clip_norm is not None:
-            counted = optimizers.VotedGrads.of(grads, mask, clip_norm)
-        return (counted, _non_finite(record)), record
+        return (grads, _non_finite(record)), record
 
     @jax.jit
     def add(a: Any, b: Any) -> _Total:
@@ -176,6 +186,15 @@ def make_step(
     def step(
         state: TrainState, key_words: Any, data: Any, chunks: Any
     ) -> tuple[TrainState, list[ChunkRecord]]:
+        if survey is not None:
+            looks = [
+                look(state, rows(data, indices), mask, key_words, np.uint32(number))
+                for number, (indices, mask) in enumerate(chunks)
+            ]
+            total_looked = functools.reduce(
+                lambda a, b: jax.tree.map(jnp.add, a, b), looks
+            )
+            state = choose(state, total_looked)
         total, records = None, []
         for number, (indices, mask) in enumerate(chunks):
             batch = rows(data, indices)

@@ -22,6 +22,7 @@ from absl import app, flags, logging
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples"))
 
 import train  # isort: skip
+import train_flags  # isort: skip
 
 _CYCLIC = ("--sampling=cyclic_poisson", "--period=2")
 _FIXED = ("--sampling=deterministic",)
@@ -128,7 +129,7 @@ def _one(name: str, seed: int, *, quick: bool) -> dict[str, Any]:
     own = [*ROWS[name], *(TINY if quick else ())]
     with tempfile.TemporaryDirectory() as folder:
         flag_values = flags.FlagValues()
-        train.define_flags(flag_values)
+        train_flags.define_flags(flag_values)
         always = [f"--seed={seed}", f"--run_dir={folder}/run", "--noprogress"]
         train.parse(["train.py", *always, *own], flag_values)
         result = train.train(flag_values)
