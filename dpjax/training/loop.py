@@ -1,5 +1,6 @@
 """fit: the training loop."""
 
+import contextlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,14 +17,14 @@ from dpjax.training.progress import Progress, closing_lines
 from dpjax.training.request import Evaluate, Logging, Mechanism, Request
 from dpjax.training.result import FitResult, make_result
 from dpjax.training.step import Loss, TrainState, averaged_params
-from dpjax.types import ArrayTree, KeyLike, LossFn, Params
+from dpjax.types import KeyLike, LossFn, Params
 
 
 def fit(
     mechanism: Mechanism,
     loss_fn: LossFn,
     params: Params,
-    data: ArrayTree,
+    data: Any,
     optimizer: optax.GradientTransformation,
     *,
     key: KeyLike | None = None,
@@ -35,7 +36,8 @@ def fit(
     ema_decay: float | None = None,
     keep_batch_dim: bool = False,
     prng_argnum: int | None = None,
-    microbatch_size: int | None = None,
+    microbatch_size: int | str | None = None,
+    memory_budget: int | None = None,
     engine: str = "auto",
     logging: Logging | None = None,
     checkpointing: Checkpointing | None = None,
@@ -56,7 +58,10 @@ def fit(
       loss_fn: `loss_fn(params, *example) -> scalar` for ONE example.
       params: pytree of floating-point arrays.
       data: the private examples: one pytree of arrays `(num_examples, ...)`, NumPy or
-        JAX, or a tuple of them, such as `(x, y)`, passed as separate arguments.
+        JAX, or a tuple of them, such as `(x, y)`, passed as separate arguments. Or a
+        Grain random-access source or `grain.MapDataset` whose records are one example
+        each. What is on the disk (`np.memmap` too) is never loaded whole: see
+        `sources`.
       optimizer: a plain optax optimizer; the mechanism makes it private.
       key: seed or PRNG key of sampling, noise and the loss's own randomness. None draws
         fresh entropy from the operating system, which a model that is to be released
@@ -73,7 +78,10 @@ def fit(
         it does not mix examples.
       prng_argnum: position of a PRNG key among the arguments of `loss_fn` (dropout,
         augmentation): each example and step gets its own.
-      microbatch_size: examples whose gradients are in memory at a time.
+      microbatch_size: examples whose gradients are in memory at a time; None takes a
+        chunk whole, and "auto" finds the largest that fits `memory_budget`.
+      memory_budget: bytes of a device that the gradient of a chunk may take, its
+        arguments and results included; None takes what is free. See `memory`.
       engine: the clipping engine; the same numbers, other costs.
       logging: how often to log and evaluate, and whether to show progress.
       checkpointing: how often to write checkpoints, and how many to keep.
@@ -122,6 +130,7 @@ def fit(
         logging=logging or Logging(),
         checkpointing=checkpointing or Checkpointing(),
         settings=settings or {},
+        memory_budget=memory_budget,
     )
     with journal.opened(make_plan(request)) as records:
         return _run(records)
@@ -161,10 +170,11 @@ def _train(
 ) -> TrainState:
     request, start = plan.request, int(state.steps)
     draws = request.mechanism.batches(plan.key_words, start)
-    with interrupts.deferred() as pending:
+    batches = contextlib.closing(plan.source.batches(draws))
+    with batches as read, interrupts.deferred() as pending:
         for number in range(start + 1, plan.last_step + 1):
             before = state
-            state, raw = plan.step(state, plan.key_words, plan.data, next(draws))
+            state, raw = plan.step(state, plan.key_words, next(read))
             jax.block_until_ready(before.steps)  # one step ahead of the device
             line = None
             if budget.is_due(number, request.logging.every, plan.last_step):

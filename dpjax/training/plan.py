@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpjax import _check, _files, accounting, clipping, optimizers
+from dpjax import _files, accounting, clipping, optimizers
 from dpjax.mechanism import DPSGD, NonPrivate
-from dpjax.training import budget, folder, identity
+from dpjax.training import budget, folder, identity, memory, sources
 from dpjax.training.request import Request
-from dpjax.training.step import Loss, TrainState, initial_state, make_step, rows
+from dpjax.training.step import Loss, TrainState, initial_state, make_step
 from dpjax.types import ArrayTree, Params
 
 _CHECKED_EXAMPLES = 8
@@ -24,8 +24,8 @@ class Plan:
     """A run before its first step.
 
     Attributes:
-      request: what was asked for.
-      data: tuple of pytrees of NumPy arrays with leading axis `(num_examples,)`.
+      request: what was asked for, with a microbatch size that is settled.
+      source: the data.
       key_words: uint32, `(2,)`.
       state: before the first step.
       step: one step; see `step.make_step`.
@@ -39,7 +39,7 @@ class Plan:
     """
 
     request: Request
-    data: tuple[ArrayTree, ...]
+    source: sources.Source
     key_words: jax.Array
     state: TrainState
     step: Callable[..., Any]
@@ -60,22 +60,27 @@ def make_plan(request: Request) -> Plan:
     Raises:
       ValueError: the data's leading axes differ or are not the mechanism's number of
         examples; or the loss is not scalar or mixes examples.
+      DataError: the first records cannot be read. `MemoryBudgetError`: no microbatch
+        fits.
       RunFolderError: there is no run to resume, or it has another key.
     """
     mechanism, averaged = request.mechanism, request.ema_decay is not None
-    data = _host_data(request.data, mechanism.num_examples)
+    source = sources.open_source(request.data, mechanism.num_examples)
     key_words = folder.run_key(request.run_dir, request.key, resume=request.resume)
-    _check_independence(request.loss, request.params, data)
+    _check_independence(request.loss, request.params, source)
     optimizer = mechanism.optimizer(request.optimizer, key_words)
     if request.is_private:
         optimizers.check_optimizer(optimizer, request.params)
     state = initial_state(request.params, optimizer, averaged=averaged)
+    chunk = source.chunk_shapes(mechanism.chunk_size)
+    request, found = memory.settled(request, state, chunk, key_words)
     step = make_step(mechanism, request.loss, optimizer, request.ema_decay)
-    _trace(step, state, key_words, data, mechanism.chunk_size)
+    # Traced here, so that a loss that cannot work fails before anything is made.
+    jax.eval_shape(step, state, key_words, [chunk])
     last_step = _last_step(request)
     return Plan(
         request=request,
-        data=data,
+        source=source,
         key_words=key_words,
         state=state,
         step=step,
@@ -83,24 +88,14 @@ def make_plan(request: Request) -> Plan:
         epsilon=_epsilon(request, last_step),
         quoted=_quoted(request, last_step),
         ledger=_ledger(request, last_step),
-        config=_files.json_copy(identity.public_identity(request, data)),
-        private=identity.private_identity(request, data, key_words),
+        config=_files.json_copy(identity.public_identity(request, source, found)),
+        private=identity.private_identity(request, source, key_words),
     )
 
 
-def _host_data(data: ArrayTree, num_examples: int) -> tuple[ArrayTree, ...]:
-    """Return the data as a tuple of what the loss takes after the parameters."""
-    batch = data if type(data) is tuple else (data,)
-    found = _check.leading_axis("data", batch)
-    if found != num_examples:
-        expected = f"data of the mechanism's num_examples={num_examples}"
-        _check.fail(expected, "its leading axis", found)
-    return jax.tree.map(np.asarray, batch)
-
-
-def _check_independence(loss: Loss, params: Params, data: tuple) -> None:
+def _check_independence(loss: Loss, params: Params, source: sources.Source) -> None:
     """Refuse a batched loss that mixes examples; one of one example cannot."""
-    count = min(_CHECKED_EXAMPLES, len(jax.tree.leaves(data)[0]))
+    count = min(_CHECKED_EXAMPLES, source.num_examples)
     if not loss.keep_batch_dim or count < 2:
         return
 
@@ -108,16 +103,8 @@ def _check_independence(loss: Loss, params: Params, data: tuple) -> None:
         key = functools.partial(jax.random.key, 0)
         return loss.function(params, *loss.arguments(batch, key))
 
-    sample = rows(data, np.arange(count))
+    sample = source.rows(np.arange(count))
     clipping.check_example_independence(batched, params, *sample)
-
-
-def _trace(
-    step: Callable[..., Any], state: TrainState, words: Any, data: Any, chunk_size: int
-) -> None:
-    """Trace one step, so that a loss that cannot work fails before anything is made."""
-    chunk = (np.zeros(chunk_size, np.int32), np.zeros(chunk_size, bool))
-    jax.eval_shape(lambda state: step(state, words, data, [chunk])[0], state)
 
 
 def _last_step(request: Request) -> int:

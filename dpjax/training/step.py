@@ -55,14 +55,15 @@ class Loss:
       function: `function(params, *example)`, with the key inserted at `prng_argnum`.
       keep_batch_dim: whether it takes a batch of one.
       prng_argnum: position of its key, or None where it takes none.
-      microbatch_size: examples whose gradients are in memory at a time, or None.
+      microbatch_size: examples whose gradients are in memory at a time, or None; "auto"
+        until `memory.settled` has found it.
       engine: the clipping engine.
     """
 
     function: LossFn
     keep_batch_dim: bool = False
     prng_argnum: int | None = None
-    microbatch_size: int | None = None
+    microbatch_size: int | str | None = None
     engine: str = "auto"
 
     def arguments(
@@ -115,23 +116,18 @@ def averaged_params(state: TrainState) -> Params | None:
     return jax.tree.map(lambda a, p: a.astype(p.dtype), state.average, state.params)
 
 
-def make_step(
-    mechanism: PrivateBatches | NonPrivate,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    ema_decay: float | None,
-) -> Callable[..., tuple[TrainState, list[ChunkRecord]]]:
-    """Return `step(state, key_words, data, chunks) -> (state, records)`.
+def make_gradient(
+    mechanism: PrivateBatches | NonPrivate, loss: Loss
+) -> Callable[..., tuple[_Total, ChunkRecord]]:
+    """Return `gradient(state, batch, mask, key_words, chunk)`, compiled.
 
     Args:
       mechanism: gives the clipped gradient.
       loss: the loss of one example.
-      optimizer: the private optimizer: takes `ClippedGrads`.
-      ema_decay: decay of the average of the parameters, or None.
 
     Returns:
-      A function of the state, the key words, `data` (a tuple of pytrees of NumPy
-      arrays), and one step's `IndexChunk`s.
+      A jitted function of the state, one chunk's examples (a tuple of pytrees of
+      arrays, `(chunk_size, ...)`) and mask, the key words and the chunk's number.
     """
     options = loss.clipping_options()
     if isinstance(mechanism, NonPrivate):
@@ -157,6 +153,28 @@ def make_step(
             counted = optimizers.VotedGrads.of(grads, mask, clip_norm)
         return (counted, _non_finite(record)), record
 
+    return gradient
+
+
+def make_step(
+    mechanism: PrivateBatches | NonPrivate,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float | None,
+) -> Callable[..., tuple[TrainState, list[ChunkRecord]]]:
+    """Return `step(state, key_words, batch) -> (state, records)`.
+
+    Args:
+      mechanism: gives the clipped gradient.
+      loss: the loss of one example.
+      optimizer: the private optimizer: takes `ClippedGrads`.
+      ema_decay: decay of the average of the parameters, or None.
+
+    Returns:
+      A function of the state, the key words, and one step's `sources.Chunk`s.
+    """
+    gradient = make_gradient(mechanism, loss)
+
     @jax.jit
     def add(a: Any, b: Any) -> _Total:
         return a[0] + b[0], a[1] + b[1]
@@ -174,22 +192,16 @@ def make_step(
         )
 
     def step(
-        state: TrainState, key_words: Any, data: Any, chunks: Any
+        state: TrainState, key_words: Any, batch: Sequence[Any]
     ) -> tuple[TrainState, list[ChunkRecord]]:
         total, records = None, []
-        for number, (indices, mask) in enumerate(chunks):
-            batch = rows(data, indices)
-            part, record = gradient(state, batch, mask, key_words, np.uint32(number))
+        for number, (rows, mask) in enumerate(batch):
+            part, record = gradient(state, rows, mask, key_words, np.uint32(number))
             total = part if total is None else add(total, part)
             records.append(record)
         return update(state, total), records
 
     return step
-
-
-def rows(data: ArrayTree, indices: np.ndarray | int) -> ArrayTree:
-    """Return the examples at `indices` of a pytree of NumPy arrays."""
-    return jax.tree.map(lambda leaf: leaf[indices], data)
 
 
 def _non_finite(record: ChunkRecord) -> jax.Array:
