@@ -50,7 +50,8 @@ def settled(
         found = _measured(request, state, chunk, key_words)
     loss = dataclasses.replace(request.loss, microbatch_size=found["size"])
     asked = {"memory_budget": request.memory_budget}
-    return dataclasses.replace(request, loss=loss), found | asked
+    plain = dataclasses.replace(request, loss=loss, memory_budget=None)
+    return plain, found | asked
 
 
 def _measured(
