@@ -6,6 +6,8 @@ run goes on from any step with the rows that it would have had.
 """
 
 import abc
+import importlib
+import mmap
 from collections.abc import Generator, Iterable
 from typing import Any, NamedTuple
 
@@ -16,6 +18,10 @@ from dpjax import _check
 from dpjax.sampling import IndexChunk
 from dpjax.training import fingerprint
 from dpjax.types import ArrayTree
+
+
+class DataError(RuntimeError):
+    """A record could not be read, or is not like the others."""
 
 
 class Chunk(NamedTuple):
@@ -65,7 +71,7 @@ class Source(abc.ABC):
 
 
 class ArraySource(Source):
-    """Arrays with the examples along their first axis.
+    """Arrays with the examples along their first axis, in memory or mapped from a file.
 
     Args:
       arrays: tuple of pytrees of NumPy arrays `(num_examples, ...)`.
@@ -89,8 +95,14 @@ class ArraySource(Source):
             yield [Chunk(self.rows(indices), mask) for indices, mask in chunks]
 
     def digest(self, key_words: jax.Array) -> str:
-        """Return a keyed hash of all examples."""
-        return fingerprint.data_digest(self._arrays, key_words)
+        """Return a keyed hash of all examples, or of some if they are on the disk."""
+        leaves = jax.tree.leaves(self._arrays)
+        if not any(map(_is_mapped, leaves)):
+            return fingerprint.data_digest(self._arrays, key_words)
+        table = fingerprint.leaf_table(fingerprint.host_leaves(self._arrays))
+        return fingerprint.sampled_digest(
+            self.rows, self.num_examples, [str(table)], key_words
+        )
 
 
 def open_source(data: Any, num_examples: int) -> Source:
@@ -102,10 +114,56 @@ def open_source(data: Any, num_examples: int) -> Source:
 
     Raises:
       ValueError: leading axes differ, or there are not `num_examples` examples.
+      TypeError: a source among arrays, or one that has no random access.
+      DataError: Grain is missing, or the first record cannot be read.
     """
-    batch = data if type(data) is tuple else (data,)
-    found = _check.leading_axis("data", batch)
+    if _is_source(data):
+        found, what = len(data), "its length"
+    else:
+        batch = data if type(data) is tuple else (data,)
+        for leaf in jax.tree.leaves(batch):
+            _check_array(leaf)
+        found, what = _check.leading_axis("data", batch), "its leading axis"
     if found != num_examples:
         expected = f"data of the mechanism's num_examples={num_examples}"
-        _check.fail(expected, "its leading axis", found)
+        _check.fail(expected, what, found)
+    if _is_source(data):
+        return _record_source(data)
     return ArraySource(jax.tree.map(np.asarray, batch))
+
+
+def _record_source(data: Any) -> Source:
+    try:
+        reading = importlib.import_module("dpjax.training.reading")
+    except ModuleNotFoundError as error:
+        raise DataError(
+            "Expected Grain, which reads records (pip install 'dpjax[train]'), got a "
+            "Python without it."
+        ) from error
+    return reading.RecordSource(data)
+
+
+def _is_source(data: Any) -> bool:
+    """Tell whether `data` is read by index, and no array nor a tree of arrays."""
+    if hasattr(data, "shape") or not jax.tree_util.all_leaves([data]):
+        return False
+    readable = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    return readable and not isinstance(data, str | bytes)
+
+
+def _check_array(leaf: Any) -> None:
+    """Refuse what NumPy would read record by record to make it an array."""
+    if hasattr(leaf, "shape") or np.isscalar(leaf):
+        return
+    expected = "arrays, or one source with __len__ and __getitem__ whose records are "
+    expected += "examples (tuples, say)"
+    _check.fail(expected, "data with", type(leaf).__name__, TypeError)
+
+
+def _is_mapped(leaf: Any) -> bool:
+    """Tell whether an array's memory is a file's."""
+    while leaf is not None:
+        if isinstance(leaf, np.memmap | mmap.mmap):
+            return True
+        leaf = getattr(leaf, "base", None)
+    return False
