@@ -1,6 +1,7 @@
 """metrics.jsonl and the small files of a run folder."""
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -71,12 +72,17 @@ def test_json_has_words_for_what_is_not_finite():
         _files.encode({"a": object()})
 
 
-def test_what_was_written_after_the_mark_is_cut(tmp_path):
+@pytest.fixture
+def lines(tmp_path):
+    return metrics.Lines(tmp_path / "metrics.jsonl")
+
+
+def test_what_was_written_after_the_mark_is_cut(tmp_path, lines):
     path = tmp_path / "metrics.jsonl"
-    _files.append(path, b'{"step": 1}\n')
-    mark = metrics.mark(path)
+    lines.add({"step": 1})
+    mark = lines.mark
     _files.append(path, b'{"step": 2}\n{"st')
-    metrics.cut(path, mark)
+    assert metrics.cut(path, mark) == b'{"step": 1}\n'
     assert path.read_bytes() == b'{"step": 1}\n'
     metrics.cut(path, mark)
     assert path.read_bytes() == b'{"step": 1}\n'
@@ -84,22 +90,44 @@ def test_what_was_written_after_the_mark_is_cut(tmp_path):
     assert path.read_bytes() == b""
 
 
-def test_the_mark_of_a_missing_file_is_that_of_an_empty_one(tmp_path):
+def test_the_mark_of_a_missing_file_is_that_of_an_empty_one(tmp_path, lines):
     path = tmp_path / "metrics.jsonl"
-    assert metrics.mark(path) == metrics.EMPTY
+    assert lines.mark == metrics.EMPTY
+    assert lines.all() == []
     metrics.cut(path, metrics.EMPTY)
     assert path.read_bytes() == b""
 
 
 @pytest.mark.parametrize("content", [b"", b'{"step": 1', b'{"step": 7}\n'])
-def test_lines_that_are_lost_or_altered_are_refused(tmp_path, content):
+def test_lines_that_are_lost_or_altered_are_refused(tmp_path, content, lines):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 1}\n')
-    mark = metrics.mark(path)
+    lines.add({"step": 1})
     path.write_bytes(content)
     with pytest.raises(metrics.MetricsError, match=r"Expected the first 12 bytes"):
-        metrics.cut(path, mark)
+        metrics.cut(path, lines.mark)
     assert path.read_bytes() == content
+
+
+def test_lines_have_the_hash_of_their_file_also_when_they_are_taken_up(tmp_path, lines):
+    path = tmp_path / "metrics.jsonl"
+    lines.add({"step": 1})
+    mark = lines.mark
+    lines.add({"step": 2})
+    again = metrics.Lines(path)
+    again.go_on(mark)
+    assert (again.last, again.all()) == ({"step": 1}, [{"step": 1}])
+    again.add({"step": 2, "loss": float("nan")})
+    assert again.last == {"step": 2, "loss": "nan"}
+    assert again.mark.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert again.mark.size == path.stat().st_size
+
+
+def test_without_a_file_lines_stay_in_memory_with_the_same_hash(tmp_path, lines):
+    kept = metrics.Lines(None)
+    for number in range(3):
+        assert kept.add({"step": number}) == lines.add({"step": number})
+    assert kept.mark == lines.mark
+    assert kept.all() == lines.all()
 
 
 def test_files_are_closed_to_other_users(tmp_path):

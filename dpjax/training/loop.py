@@ -1,6 +1,7 @@
 """fit: the training loop."""
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +11,17 @@ import optax
 
 from dpjax import optimizers
 from dpjax.mechanism import DPSGD
-from dpjax.training import budget, interrupts, journal, metrics
+from dpjax.training import (
+    budget,
+    feeding,
+    interrupts,
+    journal,
+    metrics,
+    processes,
+    spreading,
+)
 from dpjax.training.checkpoints import Checkpointing
+from dpjax.training.placement import Layout, Placement
 from dpjax.training.plan import Plan, make_plan
 from dpjax.training.progress import Progress, closing_lines
 from dpjax.training.request import Evaluate, Logging, Mechanism, Request
@@ -42,6 +52,7 @@ def fit(
     logging: Logging | None = None,
     checkpointing: Checkpointing | None = None,
     settings: Mapping[str, Any] | None = None,
+    placement: Placement | None = None,
 ) -> FitResult:
     """Train `params` on private `data`, step by step, as `mechanism` says.
 
@@ -86,6 +97,9 @@ def fit(
       logging: how often to log and evaluate, and whether to show progress.
       checkpointing: how often to write checkpoints, and how many to keep.
       settings: JSON object written to config.json and compared when the run is resumed.
+      placement: how the run is spread over devices; None takes all of `jax.devices()`,
+        those of other processes of `jax.distributed` too. Every process then calls
+        `fit` with the same arguments; the first alone writes and shows anything.
 
     Returns:
       A `FitResult`.
@@ -121,7 +135,7 @@ def fit(
         data=data,
         optimizer=optimizer,
         key=key,
-        run_dir=None if run_dir is None else pathlib.Path(run_dir),
+        run_dir=pathlib.Path(run_dir) if run_dir and processes.is_first() else None,
         resume=resume,
         delta=delta,
         max_epsilon=max_epsilon,
@@ -131,29 +145,48 @@ def fit(
         checkpointing=checkpointing or Checkpointing(),
         settings=settings or {},
         memory_budget=memory_budget,
+        placement=placement,
     )
-    with journal.opened(make_plan(request)) as records:
-        return _run(records)
+    plan = make_plan(request)
+    processes.check_same(arguments=plan.config, data=plan.private["data"])
+    with contextlib.ExitStack() as stack:
+        with processes.together():
+            records = stack.enter_context(journal.opened(plan))
+            state = records.start()
+        return _run(records, processes.same_tree(state))
 
 
-def _run(records: journal.Journal) -> FitResult:
-    plan = records.plan
-    state = records.start()
-    show = plan.request.logging.progress
+def _run(records: journal.Journal, state: TrainState) -> FitResult:
+    plan, layout = records.plan, records.plan.layout
+    show = plan.request.logging.progress and processes.is_first()
     progress = Progress(plan.last_step, int(state.steps), enabled=show)
     try:
         for note in records.notes:
             progress.note(note)
-        state = _train(plan, state, records, progress)
+        state = _train(plan, spreading.spread(layout, state), records, progress)
     finally:
         progress.close()
-    result = make_result(state, records)
+    result = make_result(spreading.on_host(layout, state), records)
+    if layout.mesh is not None:
+        result = _returned(result, layout, state)
     if show:
         seeded = not plan.key_words[0]
         described = plan.config["mechanism"]
         lines = closing_lines(result.summary, described, seeded=seeded)
         print(*lines, *_quoted(plan.request, result.summary), sep="\n")
     return result
+
+
+def _returned(result: FitResult, layout: Layout, state: TrainState) -> FitResult:
+    """Return the result with arrays on devices: whole, unless parameters are split."""
+    if not layout.shard_params:
+        state = spreading.gathered(layout, state)
+    return dataclasses.replace(
+        result,
+        params=state.params,
+        average=averaged_params(state),
+        opt_state=state.opt_state,
+    )
 
 
 def _quoted(request: Request, summary: dict[str, Any]) -> list[str]:
@@ -168,25 +201,35 @@ def _quoted(request: Request, summary: dict[str, Any]) -> list[str]:
 def _train(
     plan: Plan, state: TrainState, records: journal.Journal, progress: Progress
 ) -> TrainState:
-    request, start = plan.request, int(state.steps)
+    request, start, layout = plan.request, int(state.steps), plan.layout
     draws = request.mechanism.batches(plan.key_words, start)
+    draws = feeding.own_rows(layout, draws, plan.rows)
+    signals = processes.Signals()
     batches = contextlib.closing(plan.source.batches(draws))
     with batches as read, interrupts.deferred() as pending:
         for number in range(start + 1, plan.last_step + 1):
             before = state
-            state, raw = plan.step(state, plan.key_words, next(read))
+            chunks = feeding.assembled(layout, next(read), plan.rows)
+            state, raw = plan.step(state, plan.key_words, chunks)
             jax.block_until_ready(before.steps)  # one step ahead of the device
             line = None
             if budget.is_due(number, request.logging.every, plan.last_step):
                 line = records.log(_line(plan, number, state, raw))
             progress.advance(line)
             if budget.is_due(number, request.checkpointing.every, plan.last_step):
-                records.save(state)
-            if pending.signum is not None:
-                records.save(state)
+                _save(records, state)
+            signum = signals.seen(pending.signum)
+            if signum is not None:
+                _save(records, state, wait=True)
                 progress.note(f"stopped after step {number}")
-                raise interrupts.Interrupted(pending.signum, number)
+                raise interrupts.Interrupted(signum, number)
     return state
+
+
+def _save(records: journal.Journal, state: TrainState, *, wait: bool = False) -> None:
+    host = spreading.on_host(records.plan.layout, state)
+    with processes.together():
+        records.save(host, wait=wait)
 
 
 def _line(
@@ -213,6 +256,7 @@ def _released(state: TrainState) -> dict[str, float]:
 def _evaluate(plan: Plan, state: TrainState) -> dict[str, float]:
     if plan.request.evaluate is None:
         return {}
+    state = spreading.gathered(plan.layout, state._replace(opt_state=None))
     average = averaged_params(state)
     values = plan.request.evaluate(state.params if average is None else average)
     return {name: float(value) for name, value in values.items()}
