@@ -187,7 +187,7 @@ def _unflatten(
 
 def _table(tree: ArrayTree) -> dict[str, str]:
     """Return dtype and shape of each leaf, without a copy of it to the host."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         words = jax.random.key_data(leaf) if _is_key(leaf) else leaf
         leaves[jax.tree_util.keystr(path)] = words
