@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import optax
 
-from dpjax import optimizers
 from dpjax.mechanism import DPSGD
 from dpjax.training import (
     budget,
     feeding,
     interrupts,
     journal,
-    metrics,
+    lines,
     processes,
     spreading,
 )
@@ -135,7 +134,7 @@ def fit(
         data=data,
         optimizer=optimizer,
         key=key,
-        run_dir=pathlib.Path(run_dir) if run_dir and processes.is_first() else None,
+        run_dir=None if run_dir is None else pathlib.Path(run_dir),
         resume=resume,
         delta=delta,
         max_epsilon=max_epsilon,
@@ -147,6 +146,8 @@ def fit(
         memory_budget=memory_budget,
         placement=placement,
     )
+    if not processes.is_first():
+        request = dataclasses.replace(request, run_dir=None)
     plan = make_plan(request)
     processes.check_same(arguments=plan.config, data=plan.private["data"])
     with contextlib.ExitStack() as stack:
@@ -172,8 +173,8 @@ def _run(records: journal.Journal, state: TrainState) -> FitResult:
     if show:
         seeded = not plan.key_words[0]
         described = plan.config["mechanism"]
-        lines = closing_lines(result.summary, described, seeded=seeded)
-        print(*lines, *_quoted(plan.request, result.summary), sep="\n")
+        closing = closing_lines(result.summary, described, seeded=seeded)
+        print(*closing, *_quoted(plan.request, result.summary), sep="\n")
     return result
 
 
@@ -214,7 +215,7 @@ def _train(
             jax.block_until_ready(before.steps)  # one step ahead of the device
             line = None
             if budget.is_due(number, request.logging.every, plan.last_step):
-                line = records.log(_line(plan, number, state, raw))
+                line = records.log(lines.make_line(plan, number, state, raw))
             progress.advance(line)
             if budget.is_due(number, request.checkpointing.every, plan.last_step):
                 _save(records, state)
@@ -230,33 +231,3 @@ def _save(records: journal.Journal, state: TrainState, *, wait: bool = False) ->
     host = spreading.on_host(records.plan.layout, state)
     with processes.together():
         records.save(host, wait=wait)
-
-
-def _line(
-    plan: Plan, number: int, state: TrainState, raw: list[metrics.ChunkRecord]
-) -> dict[str, Any]:
-    request = plan.request
-    every = request.logging.evaluation_steps
-    due = budget.is_due(number, every, plan.last_step)
-    clip_norm = getattr(request.mechanism, "l2_norm_clip", None)
-    return {
-        "step": number,
-        "epsilon": plan.epsilon[number],
-        "public": _released(state) | (_evaluate(plan, state) if due else {}),
-        "not_private": metrics.not_private(raw, clip_norm, int(state.non_finite)),
-    }
-
-
-def _released(state: TrainState) -> dict[str, float]:
-    """Return what the steps released beside the parameters."""
-    clip_norm = optimizers.adaptive_clip_norm(state.opt_state)
-    return {} if clip_norm is None else {"l2_norm_clip": float(clip_norm)}
-
-
-def _evaluate(plan: Plan, state: TrainState) -> dict[str, float]:
-    if plan.request.evaluate is None:
-        return {}
-    state = spreading.gathered(plan.layout, state._replace(opt_state=None))
-    average = averaged_params(state)
-    values = plan.request.evaluate(state.params if average is None else average)
-    return {name: float(value) for name, value in values.items()}

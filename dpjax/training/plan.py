@@ -11,7 +11,16 @@ import numpy as np
 
 from dpjax import _files, accounting, clipping, optimizers
 from dpjax.mechanism import DPSGD, NonPrivate
-from dpjax.training import budget, folder, identity, memory, sources
+from dpjax.training import (
+    budget,
+    feeding,
+    identity,
+    memory,
+    processes,
+    sources,
+    spreading,
+)
+from dpjax.training.placement import Layout, layout_of
 from dpjax.training.request import Request
 from dpjax.training.step import Loss, TrainState, initial_state, make_step
 from dpjax.types import ArrayTree, Params
@@ -27,7 +36,9 @@ class Plan:
       request: what was asked for, with a microbatch size that is settled.
       source: the data.
       key_words: uint32, `(2,)`.
-      state: before the first step.
+      layout: where arrays are while the run goes on.
+      rows: of a chunk, on all devices together.
+      state: before the first step, as it is written to a checkpoint.
       step: one step; see `step.make_step`.
       last_step: steps that the budget pays for.
       epsilon: for each logged step, epsilon by accountant.
@@ -41,6 +52,8 @@ class Plan:
     request: Request
     source: sources.Source
     key_words: jax.Array
+    layout: Layout
+    rows: int
     state: TrainState
     step: Callable[..., Any]
     last_step: int
@@ -66,22 +79,27 @@ def make_plan(request: Request) -> Plan:
     """
     mechanism, averaged = request.mechanism, request.ema_decay is not None
     source = sources.open_source(request.data, mechanism.num_examples)
-    key_words = folder.run_key(request.run_dir, request.key, resume=request.resume)
+    key_words = processes.run_key(request.run_dir, request.key, resume=request.resume)
     _check_independence(request.loss, request.params, source)
     optimizer = mechanism.optimizer(request.optimizer, key_words)
     if request.is_private:
         optimizers.check_optimizer(optimizer, request.params)
+    layout = layout_of(request.placement, request.params)
     state = initial_state(request.params, optimizer, averaged=averaged)
-    chunk = source.chunk_shapes(mechanism.chunk_size)
-    request, found = memory.settled(request, state, chunk, key_words)
-    step = make_step(mechanism, request.loss, optimizer, request.ema_decay)
+    state = spreading.on_host(layout, state)
+    request, found = _settled(request, layout, state, source, key_words)
+    loss = request.loss
+    rows = feeding.num_rows(layout, mechanism.chunk_size, loss.microbatch_size)
+    step = make_step(mechanism, loss, optimizer, request.ema_decay, layout)
     # Traced here, so that a loss that cannot work fails before anything is made.
-    jax.eval_shape(step, state, key_words, [chunk])
+    jax.eval_shape(step, state, key_words, [source.chunk_shapes(rows)])
     last_step = _last_step(request)
     return Plan(
         request=request,
         source=source,
         key_words=key_words,
+        layout=layout,
+        rows=rows,
         state=state,
         step=step,
         last_step=last_step,
@@ -91,6 +109,28 @@ def make_plan(request: Request) -> Plan:
         config=_files.json_copy(identity.public_identity(request, source, found)),
         private=identity.private_identity(request, source, key_words),
     )
+
+
+def _settled(
+    request: Request,
+    layout: Layout,
+    state: TrainState,
+    source: sources.Source,
+    key_words: jax.Array,
+) -> tuple[Request, dict[str, Any] | None]:
+    """Return the request with the microbatch size of a device, and how it was found.
+
+    One size for all processes: that which the first has found, or has saved.
+    """
+    chunk_size = feeding.num_rows(layout, request.mechanism.chunk_size, None)
+    chunk = source.chunk_shapes(chunk_size // layout.num_devices)
+    found = processes.from_first(
+        lambda: memory.settled(request, state, chunk, key_words)[1]
+    )
+    if found is None:
+        return request, None
+    loss = dataclasses.replace(request.loss, microbatch_size=found["size"])
+    return dataclasses.replace(request, loss=loss, memory_budget=None), found
 
 
 def _check_independence(loss: Loss, params: Params, source: sources.Source) -> None:

@@ -10,6 +10,7 @@ import optax
 from dpjax import _check
 from dpjax.mechanism import NonPrivate, PrivateBatches
 from dpjax.training.checkpoints import Checkpointing
+from dpjax.training.placement import Placement
 from dpjax.training.step import Loss
 from dpjax.types import KeyLike, Params
 
@@ -67,6 +68,7 @@ class Request:
     checkpointing: Checkpointing
     settings: Mapping[str, Any]
     memory_budget: int | None = None
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
@@ -74,6 +76,8 @@ class Request:
             expected = "a mechanism (DPSGD, DPMatrixFactorization, NonPrivate)"
             _check.fail(expected, "mechanism", self.mechanism, TypeError)
         _check.float_leaves("params", self.params)
+        if not isinstance(self.placement, Placement | None):
+            _check.fail("a Placement", "placement", self.placement, TypeError)
         if self.ema_decay is not None:
             _check.open_unit("ema_decay", self.ema_decay)
         if self.evaluate is not None and not callable(self.evaluate):

@@ -17,7 +17,10 @@ from dpjax import optimizers
 from dpjax.clipping import ClippedGrads, PerExample
 from dpjax.mechanism import NonPrivate, PrivateBatches
 from dpjax.noise import keys
+from dpjax.training import spreading
 from dpjax.training.metrics import ChunkRecord
+from dpjax.training.placement import SINGLE, Layout
+from dpjax.training.update import make_update
 from dpjax.types import ArrayTree, LossFn, Params
 
 _DOMAIN = "dpjax.training.loss"
@@ -117,13 +120,15 @@ def averaged_params(state: TrainState) -> Params | None:
 
 
 def make_gradient(
-    mechanism: PrivateBatches | NonPrivate, loss: Loss
+    mechanism: PrivateBatches | NonPrivate, loss: Loss, layout: Layout = SINGLE
 ) -> Callable[..., tuple[_Total, ChunkRecord]]:
     """Return `gradient(state, batch, mask, key_words, chunk)`, compiled.
 
     Args:
       mechanism: gives the clipped gradient.
-      loss: the loss of one example.
+      loss: the loss of one example; its microbatch size is that of each device.
+      layout: where arrays are. Whole parameters meet examples that stay where they are:
+        of the examples, only sums leave a device.
 
     Returns:
       A jitted function of the state, one chunk's examples (a tuple of pytrees of
@@ -132,6 +137,8 @@ def make_gradient(
     options = loss.clipping_options()
     if isinstance(mechanism, NonPrivate):
         del options["engine"]
+    if loss.microbatch_size is not None:
+        options["microbatch_size"] *= layout.num_devices
     clipped_grad = mechanism.clipped_grad(loss.function, **options)
 
     @jax.jit
@@ -145,13 +152,15 @@ def make_gradient(
         clip_norm = optimizers.adaptive_clip_norm(state.opt_state)
         options = {} if clip_norm is None else {"l2_norm_clip": clip_norm}
         arguments = loss.arguments(batch, key)
-        grads = clipped_grad(state.params, *arguments, mask=mask, **options)
+        params = spreading.keep_whole(layout, state.params)
+        grads = clipped_grad(params, *arguments, mask=mask, **options)
         raw = grads.per_example or PerExample(None, None)
         record = ChunkRecord(mask, raw.loss, raw.grad_norm)
         counted: Any = grads.without_per_example()
         if clip_norm is not None:
             counted = optimizers.VotedGrads.of(grads, mask, clip_norm)
-        return (counted, _non_finite(record)), record
+        record = spreading.keep_whole(layout, record)
+        return spreading.keep_split(layout, (counted, _non_finite(record))), record
 
     return gradient
 
@@ -161,6 +170,7 @@ def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     ema_decay: float | None,
+    layout: Layout = SINGLE,
 ) -> Callable[..., tuple[TrainState, list[ChunkRecord]]]:
     """Return `step(state, key_words, batch) -> (state, records)`.
 
@@ -169,32 +179,24 @@ def make_step(
       loss: the loss of one example.
       optimizer: the private optimizer: takes `ClippedGrads`.
       ema_decay: decay of the average of the parameters, or None.
+      layout: where arrays are.
 
     Returns:
       A function of the state, the key words, and one step's `sources.Chunk`s.
     """
-    gradient = make_gradient(mechanism, loss)
+    gradient = make_gradient(mechanism, loss, layout)
 
     @jax.jit
     def add(a: Any, b: Any) -> _Total:
-        return a[0] + b[0], a[1] + b[1]
+        return spreading.keep_split(layout, (a[0] + b[0], a[1] + b[1]))
 
-    @jax.jit
-    def update(state: TrainState, total: _Total) -> TrainState:
-        grads, bad = total
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = state.average
-        if average is not None and ema_decay is not None:
-            average = _moved_average(average, params, ema_decay, state.steps)
-        return TrainState(
-            params, opt_state, average, state.steps + 1, state.non_finite + bad
-        )
+    update = make_update(optimizer, ema_decay, layout)
 
     def step(
         state: TrainState, key_words: Any, batch: Sequence[Any]
     ) -> tuple[TrainState, list[ChunkRecord]]:
-        total, records = None, []
+        total: Any = None
+        records = []
         for number, (rows, mask) in enumerate(batch):
             part, record = gradient(state, rows, mask, key_words, np.uint32(number))
             total = part if total is None else add(total, part)
@@ -211,18 +213,3 @@ def _non_finite(record: ChunkRecord) -> jax.Array:
         if value is not None:
             bad |= record.mask & ~jnp.isfinite(value)
     return bad.sum(dtype=jnp.int32)
-
-
-def _moved_average(
-    average: Params, params: Params, decay: float, steps: jax.Array
-) -> Params:
-    """Return the average moved towards `params`.
-
-    The decay grows to its value as (1 + t) / (10 + t), as in De et al. (2022),
-    "Unlocking high-accuracy differentially private image classification", so that the
-    first steps do not weigh for ever. Computed from private parameters only: free.
-    """
-    weight = 1 - jnp.minimum(decay, (1 + steps) / (10 + steps))
-    return jax.tree.map(
-        lambda a, p: a + weight * (p.astype(a.dtype) - a), average, params
-    )
