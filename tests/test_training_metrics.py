@@ -22,17 +22,28 @@ def record(mask, loss, norms):
 
 
 def test_padding_is_left_out_and_chunks_are_taken_together():
+    norms = np.arange(1.0, 12.0) / 4  # the quantile q lies at 0.25 + 2.5 q
     records = [
-        record([1, 1, 0], [1.0, 2.0, 99.0], [0.5, 1.5, 99.0]),
-        record([1, 0, 0], [6.0, 99.0, 99.0], [3.0, 99.0, 99.0]),
+        record([1] * 6 + [0], [1.0] * 6 + [99.0], [*norms[:6], 99.0]),
+        record([1] * 5 + [0], [6.5] * 5 + [99.0], [*norms[6:], 99.0]),
     ]
     found = metrics.not_private(records, 1.0, 0)
-    assert found["train_loss"] == 3.0
-    assert found["batch_size"] == 3
-    assert found["fraction_clipped"] == pytest.approx(2 / 3)
-    # Linear interpolation between 0.5, 1.5 and 3: 0.9 is four fifths from 1.5 to 3.
-    expected = {"0.1": 0.7, "0.25": 1.0, "0.5": 1.5, "0.75": 2.25, "0.9": 2.7}
+    assert found["train_loss"] == 3.5
+    assert found["batch_size"] == 11
+    assert found["fraction_clipped"] == pytest.approx(7 / 11)
+    expected = {str(q): 0.25 + 2.5 * q for q in metrics.QUANTILES}
     assert found["grad_norm_quantiles"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_nothing_is_told_that_is_one_examples_own(count):
+    values = np.random.default_rng(count).normal(size=(2, count)) ** 2
+    found = metrics.not_private([record([1] * count, *values)], 1.0, 0)
+    assert found["grad_norm_quantiles"] == {}
+    assert (found["train_loss"] is None) == (count == 1)
+    assert (found["fraction_clipped"] is None) == (count == 1)
+    told = set(np.float32(v) for v in found.values() if isinstance(v, float))
+    assert not told & set(values.astype(np.float32).ravel().tolist())
 
 
 def test_an_empty_draw_has_no_mean():
@@ -57,7 +68,8 @@ def test_a_loss_that_is_not_finite_shows():
 def test_norms_and_their_clipped_share_may_be_unknown():
     without = metrics.not_private([record([1], [1.0], None)], None, 0)
     assert (without["fraction_clipped"], without["grad_norm_quantiles"]) == (None, {})
-    per_layer = metrics.not_private([record([1], [1.0], [2.0])], {"a": 1.0}, 0)
+    many = record([1] * 10, [1.0] * 10, [2.0] * 10)
+    per_layer = metrics.not_private([many], {"a": 1.0}, 0)
     assert per_layer["fraction_clipped"] is None
     assert per_layer["grad_norm_quantiles"]["0.5"] == 2.0
 

@@ -13,6 +13,9 @@ import numpy as np
 
 from dpjax import _files
 
+FEWEST = 10
+"""Of fewer examples no quantiles are told: they would be the examples' own values."""
+
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Quantiles of the gradient norms that are logged."""
 
@@ -139,20 +142,25 @@ def not_private(
         contribute nothing to a private sum, so they must be seen here.
 
     Returns:
-      A JSON object. What no example gives is None; a loss that is not finite shows.
+      A JSON object. What no example gives, or one alone, is None, and quantiles are
+      those of `FEWEST` examples at least: nobody's own values are told. A loss that is
+      not finite shows.
     """
     loss, norms = (_examples(records, name) for name in ("loss", "grad_norm"))
     one_norm = isinstance(clip_norm, int | float)
+    quantiles = QUANTILES if len(norms) >= FEWEST else ()
     with np.errstate(all="ignore"):
         return {
-            "train_loss": float(loss.mean()) if len(loss) else None,
+            "train_loss": float(loss.mean()) if len(loss) > 1 else None,
             "batch_size": int(sum(np.sum(record.mask) for record in records)),
             "non_finite_examples": non_finite,
             "fraction_clipped": (
-                float(np.mean(norms > clip_norm)) if len(norms) and one_norm else None
+                float(np.mean(norms > clip_norm))
+                if len(norms) > 1 and one_norm
+                else None
             ),
             "grad_norm_quantiles": {
-                str(q): float(np.quantile(norms, q)) for q in QUANTILES if len(norms)
+                str(q): float(np.quantile(norms, q)) for q in quantiles
             },
         }
 
