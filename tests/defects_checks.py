@@ -66,8 +66,8 @@ def scale_does_not_tell_the_size(stddev):
 def costs_no_more_than_accounted(without, with_it, noise_multiplier):
     """8: an example moves what is released by at most 1 / noise multiplier deviations.
 
-    The releases are (draws, values) and, as noise goes, Gaussian; 4,000 draws know the
-    distance to about 0.02.
+    The releases are (draws, values) and, as noise goes, Gaussian; 2,000 draws know the
+    distance to about 0.03.
     """
     moved = with_it.mean(axis=0) - without.mean(axis=0)
     spread = np.cov(without, rowvar=False)

@@ -27,7 +27,8 @@ def plan(**options):
 def first_update(transformation, rows):
     """Return the first update for per-example gradients, (values,)."""
     params = jnp.zeros(rows.shape[1:], rows.dtype)
-    updates, _ = transformation.update(rows, transformation.init(params), params)
+    state = transformation.init(params)
+    updates, _ = jax.jit(transformation.update)(rows, state, params)
     return np.asarray(updates)
 
 
@@ -112,9 +113,9 @@ def band_noise(column):
     """Return the noise of each step's values, and the event's noise multiplier."""
     mechanism = _factorized(column, len(column))
     private, like = mechanism.optimizer(optax.identity(), 0), jnp.zeros(20_000)
-    state, found = private.init(like), []
+    update, state, found = jax.jit(private.update), private.init(like), []
     for _ in column:
-        updates, state = private.update(jnp.zeros((4, 20_000)), state, like)
+        updates, state = update(jnp.zeros((1, 20_000)), state, like)
         found.append(4 * np.asarray(updates, np.float64))
     return np.array(found), mechanism.event().noise_multiplier
 
@@ -131,7 +132,7 @@ def epochs(sampler, count, delta):
 
 def accumulated():
     """Return what steps of 8 one-hot rows sum up to, in chunks of 2: (steps, 8)."""
-    mechanism = plan(num_steps=20, static_batch_size=2, noise_multiplier=0.1)
+    mechanism = plan(num_steps=10, static_batch_size=2, noise_multiplier=0.1)
     rows, params = 3 * jnp.eye(8), jnp.zeros(8)
     grads = jax.jit(mechanism.clipped_grad(lambda params, row: params @ row))
     private = mechanism.optimizer(optax.identity(), 0)

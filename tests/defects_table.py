@@ -7,6 +7,7 @@ What is seen is measured by `test_defects` on the version that is named, and no 
 import argparse
 import ast
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -75,7 +76,7 @@ DEFECTS = (
         "Two runs add the same noise: the difference of what they release has none.",
         (
             Sighting("jax-privacy", "yes", "two runs of one plan"),
-            Sighting("jax-privacy's DPTrainer", "not installable"),
+            Sighting("jax-privacy's DPTrainer", "not installable", "in no release"),
         ),
         "An optimizer holds no key that it was not given; each `init` draws its own.",
     ),
@@ -153,7 +154,11 @@ DEFECTS = (
         "An accountant ignores how often a mechanism was run.",
         (
             Sighting("dp-accounting", "yes", "PLD of randomised response"),
-            Sighting("dp-accounting's exponential mechanism", "not installable"),
+            Sighting(
+                "dp-accounting's exponential mechanism",
+                "not installable",
+                "in no release",
+            ),
         ),
         "What has no account that is known to be sound raises `AccountingError`.",
     ),
@@ -193,7 +198,7 @@ DEFECTS = (
         "A misspelt argument is ignored; parameters are dropped from training.",
         (
             Sighting("opacus", "yes", "`poisson_samplng=False` is accepted"),
-            Sighting("fastDP", "not installable"),
+            Sighting("fastDP", "not installable", "on no registry"),
         ),
         "No function takes arguments that it does not know; parameters that cannot be "
         "trained are an error.",
@@ -212,7 +217,7 @@ DEFECTS = (
         "A resumed run draws again what it drew before: batches, or noise.",
         (
             Sighting("opacus", "yes", "generators are in no checkpoint"),
-            Sighting("jax-privacy's DPTrainer", "not installable"),
+            Sighting("jax-privacy's DPTrainer", "not installable", "in no release"),
         ),
         "Batches and noise are functions of key and step; a resumed run equals one "
         "never stopped, bit for bit.",
@@ -286,7 +291,7 @@ def render() -> str:
 def _where(sighting: Sighting) -> str:
     peer = sighting.peer
     if sighting.seen == "not installable":
-        return f"{peer}: not installable, not looked at"
+        return f"{peer}: not looked at, {sighting.how}"
     said = f"{peer} {VERSIONS[peer]}"
     if sighting.seen == "no":
         said = f"not in {said}"
@@ -295,7 +300,7 @@ def _where(sighting: Sighting) -> str:
 
 def _tests() -> Iterator[str]:
     for node in ast.parse(TESTS.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and node.name[:7].strip("test_").isdigit():
+        if isinstance(node, ast.FunctionDef) and re.match(r"test_\d\d_", node.name):
             yield node.name
 
 

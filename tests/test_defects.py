@@ -80,7 +80,13 @@ def served(package, variable, script):
     expected, python = defects_table.VERSIONS[package], os.environ.get(variable)
     if not python:
         pytest.skip(f"seen in {package} {expected}; there is no {variable}")
-    command = [python, "-W", "ignore", str(pathlib.Path(__file__).with_name(script))]
+    command = [
+        python,
+        "-E",
+        "-W",
+        "ignore",
+        str(pathlib.Path(__file__).with_name(script)),
+    ]
     with accounting_client.Client(package, command, 120.0) as client:
         peer = Peer(client)
         found = peer.versions()[package]
@@ -193,13 +199,13 @@ def adaptive_costs(adaptive):
 
 
 def test_08_clip_norm_that_adapts_costs_what_is_accounted():
-    assert adaptive_costs(lambda rows: ours.adaptive(rows, 4_000, 0.6))
+    assert adaptive_costs(lambda rows: ours.adaptive(rows, 2_000, 0.6))
 
 
 @pytest.mark.slow
 def test_08_is_seen_in_opacus(opacus):
     def adaptive(rows):
-        found = opacus.adaptive(rows=rows, draws=4_000, unclipped_num_std=0.6)
+        found = opacus.adaptive(rows=rows, draws=2_000, unclipped_num_std=0.6)
         assert found["recorded"] == 1.0
         return np.array(found["released"])
 
