@@ -40,8 +40,7 @@ def settled(
       next larger one, which does not fit).
 
     Raises:
-      MemoryBudgetError: no size fits; or several processes, each with its own memory,
-        have no common budget.
+      MemoryBudgetError: no size fits.
     """
     if request.loss.microbatch_size != AUTO:
         return request, None
@@ -57,12 +56,6 @@ def settled(
 def _measured(
     request: Request, state: TrainState, chunk: Chunk, key_words: jax.Array
 ) -> dict[str, Any]:
-    if request.memory_budget is None and jax.process_count() > 1:
-        raise memory.MemoryBudgetError(
-            "Expected a memory_budget in bytes, the same for all processes, got "
-            "memory_budget=None."
-        )
-
     def make(size: int) -> Any:
         loss = dataclasses.replace(request.loss, microbatch_size=size)
         return make_gradient(request.mechanism, loss)
