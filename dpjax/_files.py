@@ -11,7 +11,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-_PRIVATE_FILE = 0o600
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+"""The modes of what its owner alone may read, whatever the umask."""
 
 
 class WriteError(OSError):
@@ -54,7 +55,8 @@ def replace(path: pathlib.Path, content: bytes) -> None:
     unfinished = path.with_name(path.name + ".tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     with _reported(path):
-        with os.fdopen(os.open(unfinished, flags, _PRIVATE_FILE), "wb") as file:
+        with os.fdopen(os.open(unfinished, flags, PRIVATE_FILE), "wb") as file:
+            os.fchmod(file.fileno(), PRIVATE_FILE)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -64,8 +66,15 @@ def replace(path: pathlib.Path, content: bytes) -> None:
 def append(path: pathlib.Path, content: bytes) -> None:
     """Add `content` to the end of `path`."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    with _reported(path), os.fdopen(os.open(path, flags, _PRIVATE_FILE), "ab") as file:
+    with _reported(path), os.fdopen(os.open(path, flags, PRIVATE_FILE), "ab") as file:
         file.write(content)
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Make a folder for its owner alone, unless there is one, whatever the umask."""
+    if not path.is_dir():
+        path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        path.chmod(PRIVATE_FOLDER)
 
 
 @contextlib.contextmanager

@@ -150,3 +150,28 @@ def test_the_curve_goes_from_nothing_to_all_and_has_the_area_of_the_scores():
 def test_reports_do_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         report().delta = 0.5
+
+
+def test_scores_of_private_examples_are_told_only_where_they_are_asked_for(tmp_path):
+    canaries = {"family": "example", "kind": "mislabelled", "count": 6}
+    scores = (0.31, -0.12, 0.25, 0.25, 7.5, -3.75)
+    coins = (True, False, True, False, True, False)
+    found = report(scores=scores, coins=coins, canaries=canaries)
+    assert AuditReport.from_json(found.to_json(per_example_scores=True)) == found
+    found.save(tmp_path)
+    text = (tmp_path / "audit.json").read_text()
+    assert not [score for score in scores if str(score) in text]
+    ranked = AuditReport.load(tmp_path)
+    assert ranked.scores == (0.0, 1.0, 2.0, 2.0, 3.0, 4.0)
+    assert ranked.num_correct == found.num_correct
+    for one, other in zip(ranked.roc, found.roc, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "canaries",
+    [{"family": "gradient", "count": 4}, {"family": "example", "kind": "random"}],
+)
+def test_scores_of_canaries_that_are_made_up_are_told(canaries):
+    found = report(canaries=canaries)
+    assert AuditReport.from_json(found.to_json()) == found

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpjax._events import RandomAllocationDpEvent
-from dpjax.sampling import BallsInBins, RandomAllocation
+from dpjax.sampling import BallsInBins, RandomAllocation, allocation
 
 GAUSSIAN = dp_accounting.GaussianDpEvent
 
@@ -158,3 +158,43 @@ def test_memory_follows_the_data_set_and_not_its_steps(size):
     tracemalloc.stop()
     assert 50 < len(draw) < 150
     assert peak < 40 * size * count
+
+
+@pytest.mark.parametrize("sampler", [BallsInBins(), RandomAllocation(3)])
+@pytest.mark.parametrize("held", [1, 100, 1000])
+def test_a_cycle_drawn_again_for_some_of_its_steps_is_the_same(
+    monkeypatch, sampler, held
+):
+    whole = draws(sampler, 500, 20, 120)
+    monkeypatch.setattr(allocation, "_HELD", held)
+    for draw, want in zip(draws(sampler, 500, 20, 120), whole, strict=True):
+        np.testing.assert_array_equal(draw, want)
+    for step in (3, 70, 119):
+        (draw,) = draws(sampler, 500, 20, step + 1, start_step=step)
+        np.testing.assert_array_equal(draw, whole[step])
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_memory_follows_the_participations_that_are_kept(monkeypatch, size):
+    monkeypatch.setattr(allocation, "_HELD", 10_000)
+    monkeypatch.setattr(allocation, "_BLOCK", 4096)
+    peaks = []
+    for count in (10**5, 10**6):
+        tracemalloc.start()
+        (draw,) = draws(RandomAllocation(size), count, 100, 1, chunk_size=128)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert 50 < len(draw) < 150
+    # What is left to grow is the number of blocks, each with its array's head.
+    assert peaks[1] < peaks[0] + 900 / 4096 * 10**6
+
+
+@pytest.mark.slow
+def test_a_thousand_million_examples_are_allocated_in_bounded_memory():
+    tracemalloc.start()
+    draw, after = draws(BallsInBins(), 10**9, 1000, 2, chunk_size=1256)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 800 < len(draw) < 1200
+    assert not set(draw) & set(after)
+    assert peak < 300e6

@@ -7,11 +7,11 @@ import dp_accounting
 import numpy as np
 import pytest
 from dp_accounting import NeighboringRelation
-from draws import draws, event, inclusions, two_sided
+from draws import KEY, draws, event, inclusions, two_sided
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpjax.sampling import BMinSep, Poisson
+from dpjax.sampling import BMinSep, Poisson, streams
 
 
 @settings(max_examples=60)
@@ -115,15 +115,40 @@ def test_a_separation_that_leaves_no_room_is_refused():
         BMinSep(5).sampling_prob(num_examples=100, expected_batch_size=25)
 
 
-def test_memory_follows_the_data_set_and_not_its_steps():
-    count = 1_000_000
+@pytest.mark.parametrize("rest", [2, 50])
+def test_memory_follows_the_batches_that_rest_and_not_the_data_set(rest):
     tracemalloc.start()
-    sampler = BMinSep(5)
-    (draw,) = draws(sampler, count, 100, 200, chunk_size=128, start_step=199)
+    sampler = BMinSep(rest)
+    (draw,) = draws(sampler, 10**9, 100, 200, chunk_size=128, start_step=199)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 50 < len(draw) < 150
-    assert peak < 5 * count
+    assert peak < 20_000 + 100 * 40 * rest
+
+
+def written_out(count, p, rest, num_steps):
+    """Return who enters which step, from a table of all examples' first free steps."""
+    free = np.zeros(count, np.int32)
+    start = streams.stream(KEY, b"b-min-sep start", 0)
+    resting = streams.heads(start, count, (rest - 1) * p / (1 + (rest - 1) * p))
+    free[resting] = 1 + streams.integers(start, rest - 1, resting.size)
+    for step in range(num_steps):
+        thrown = streams.heads(streams.stream(KEY, b"b-min-sep", step), count, p)
+        drawn = thrown[free[thrown] <= step]
+        free[drawn] = step + rest
+        yield drawn
+
+
+@settings(max_examples=30)
+@given(st.integers(8, 60), st.integers(2, 8), st.floats(0.05, 0.99))
+def test_whoever_rests_is_kept_and_nobody_else(count, rest, share):
+    batch = share * count / rest
+    p = BMinSep(rest).sampling_prob(num_examples=count, expected_batch_size=batch)
+    expected = written_out(count, p, rest, 40)
+    for draw, want in zip(
+        draws(BMinSep(rest), count, batch, 40), expected, strict=True
+    ):
+        np.testing.assert_array_equal(draw, want)
 
 
 def test_steps_can_be_asked_for_in_any_order():

@@ -1,6 +1,7 @@
 """metrics.jsonl and the small files of a run folder."""
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -21,17 +22,28 @@ def record(mask, loss, norms):
 
 
 def test_padding_is_left_out_and_chunks_are_taken_together():
+    norms = np.arange(1.0, 12.0) / 4  # the quantile q lies at 0.25 + 2.5 q
     records = [
-        record([1, 1, 0], [1.0, 2.0, 99.0], [0.5, 1.5, 99.0]),
-        record([1, 0, 0], [6.0, 99.0, 99.0], [3.0, 99.0, 99.0]),
+        record([1] * 6 + [0], [1.0] * 6 + [99.0], [*norms[:6], 99.0]),
+        record([1] * 5 + [0], [6.5] * 5 + [99.0], [*norms[6:], 99.0]),
     ]
     found = metrics.not_private(records, 1.0, 0)
-    assert found["train_loss"] == 3.0
-    assert found["batch_size"] == 3
-    assert found["fraction_clipped"] == pytest.approx(2 / 3)
-    # Linear interpolation between 0.5, 1.5 and 3: 0.9 is four fifths from 1.5 to 3.
-    expected = {"0.1": 0.7, "0.25": 1.0, "0.5": 1.5, "0.75": 2.25, "0.9": 2.7}
+    assert found["train_loss"] == 3.5
+    assert found["batch_size"] == 11
+    assert found["fraction_clipped"] == pytest.approx(7 / 11)
+    expected = {str(q): 0.25 + 2.5 * q for q in metrics.QUANTILES}
     assert found["grad_norm_quantiles"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_nothing_is_told_that_is_one_examples_own(count):
+    values = np.random.default_rng(count).normal(size=(2, count)) ** 2
+    found = metrics.not_private([record([1] * count, *values)], 1.0, 0)
+    assert found["grad_norm_quantiles"] == {}
+    assert (found["train_loss"] is None) == (count == 1)
+    assert (found["fraction_clipped"] is None) == (count == 1)
+    told = set(np.float32(v) for v in found.values() if isinstance(v, float))
+    assert not told & set(values.astype(np.float32).ravel().tolist())
 
 
 def test_an_empty_draw_has_no_mean():
@@ -56,7 +68,8 @@ def test_a_loss_that_is_not_finite_shows():
 def test_norms_and_their_clipped_share_may_be_unknown():
     without = metrics.not_private([record([1], [1.0], None)], None, 0)
     assert (without["fraction_clipped"], without["grad_norm_quantiles"]) == (None, {})
-    per_layer = metrics.not_private([record([1], [1.0], [2.0])], {"a": 1.0}, 0)
+    many = record([1] * 10, [1.0] * 10, [2.0] * 10)
+    per_layer = metrics.not_private([many], {"a": 1.0}, 0)
     assert per_layer["fraction_clipped"] is None
     assert per_layer["grad_norm_quantiles"]["0.5"] == 2.0
 
@@ -71,12 +84,17 @@ def test_json_has_words_for_what_is_not_finite():
         _files.encode({"a": object()})
 
 
-def test_what_was_written_after_the_mark_is_cut(tmp_path):
+@pytest.fixture
+def lines(tmp_path):
+    return metrics.Lines(tmp_path / "metrics.jsonl")
+
+
+def test_what_was_written_after_the_mark_is_cut(tmp_path, lines):
     path = tmp_path / "metrics.jsonl"
-    _files.append(path, b'{"step": 1}\n')
-    mark = metrics.mark(path)
+    lines.add({"step": 1})
+    mark = lines.mark
     _files.append(path, b'{"step": 2}\n{"st')
-    metrics.cut(path, mark)
+    assert metrics.cut(path, mark) == b'{"step": 1}\n'
     assert path.read_bytes() == b'{"step": 1}\n'
     metrics.cut(path, mark)
     assert path.read_bytes() == b'{"step": 1}\n'
@@ -84,22 +102,44 @@ def test_what_was_written_after_the_mark_is_cut(tmp_path):
     assert path.read_bytes() == b""
 
 
-def test_the_mark_of_a_missing_file_is_that_of_an_empty_one(tmp_path):
+def test_the_mark_of_a_missing_file_is_that_of_an_empty_one(tmp_path, lines):
     path = tmp_path / "metrics.jsonl"
-    assert metrics.mark(path) == metrics.EMPTY
+    assert lines.mark == metrics.EMPTY
+    assert lines.all() == []
     metrics.cut(path, metrics.EMPTY)
     assert path.read_bytes() == b""
 
 
 @pytest.mark.parametrize("content", [b"", b'{"step": 1', b'{"step": 7}\n'])
-def test_lines_that_are_lost_or_altered_are_refused(tmp_path, content):
+def test_lines_that_are_lost_or_altered_are_refused(tmp_path, content, lines):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 1}\n')
-    mark = metrics.mark(path)
+    lines.add({"step": 1})
     path.write_bytes(content)
     with pytest.raises(metrics.MetricsError, match=r"Expected the first 12 bytes"):
-        metrics.cut(path, mark)
+        metrics.cut(path, lines.mark)
     assert path.read_bytes() == content
+
+
+def test_lines_have_the_hash_of_their_file_also_when_they_are_taken_up(tmp_path, lines):
+    path = tmp_path / "metrics.jsonl"
+    lines.add({"step": 1})
+    mark = lines.mark
+    lines.add({"step": 2})
+    again = metrics.Lines(path)
+    again.go_on(mark)
+    assert (again.last, again.all()) == ({"step": 1}, [{"step": 1}])
+    again.add({"step": 2, "loss": float("nan")})
+    assert again.last == {"step": 2, "loss": "nan"}
+    assert again.mark.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert again.mark.size == path.stat().st_size
+
+
+def test_without_a_file_lines_stay_in_memory_with_the_same_hash(tmp_path, lines):
+    kept = metrics.Lines(None)
+    for number in range(3):
+        assert kept.add({"step": number}) == lines.add({"step": number})
+    assert kept.mark == lines.mark
+    assert kept.all() == lines.all()
 
 
 def test_files_are_closed_to_other_users(tmp_path):

@@ -127,8 +127,36 @@ class AuditReport:
         false, true = (np.append(1 - rate[::-1], 1.0) for rate in rates)
         return np.append(0.0, false), np.append(0.0, true)
 
-    def to_json(self) -> str:
-        """Return the report as JSON; `from_json` gives an equal one."""
+    @property
+    def is_of_private_examples(self) -> bool:
+        """Whether canaries are made of the private data: their scores are private."""
+        kind = self.canaries.get("kind")
+        return self.canaries.get("family") == "example" and kind != "random"
+
+    def ranked(self) -> "AuditReport":
+        """Return the report with ranks for scores, in the order of the ranks.
+
+        Guesses, rates and bounds are the same. What one example scored, and which was
+        in, is no longer there.
+        """
+        order = np.argsort(self.scores, kind="stable")
+        _, ranks = np.unique(np.asarray(self.scores)[order], return_inverse=True)
+        return dataclasses.replace(
+            self,
+            scores=tuple(ranks.astype(float).tolist()),
+            coins=tuple(np.asarray(self.coins)[order].tolist()),
+        )
+
+    def to_json(self, *, per_example_scores: bool = False) -> str:
+        """Return the report as JSON; `from_json` gives an equal one.
+
+        Args:
+          per_example_scores: whether the score of each canary is told where canaries
+            are made of private examples; else it is the report `ranked`. Scores of
+            canaries that are made up are always told.
+        """
+        if self.is_of_private_examples and not per_example_scores:
+            return self.ranked().to_json(per_example_scores=True)
         value = {field.name: getattr(self, field.name) for field in _FIELDS}
         value["theoretical"] = {
             "value": float(self.theoretical),
@@ -162,11 +190,19 @@ class AuditReport:
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise AuditError(f"Expected the JSON of an audit ({error!r}).") from error
 
-    def save(self, folder: str | pathlib.Path) -> pathlib.Path:
-        """Write audit.json into a folder, in one move; return its path."""
+    def save(
+        self, folder: str | pathlib.Path, *, per_example_scores: bool = False
+    ) -> pathlib.Path:
+        """Write audit.json into a folder, in one move; return its path.
+
+        Args:
+          folder: made, for its owner alone, unless it is there.
+          per_example_scores: see `to_json`.
+        """
         path = pathlib.Path(folder)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _files.replace(path / REPORT, self.to_json().encode())
+        _files.make_folder(path)
+        text = self.to_json(per_example_scores=per_example_scores)
+        _files.replace(path / REPORT, text.encode())
         return path / REPORT
 
     @classmethod

@@ -20,7 +20,9 @@ def in_microbatches(
 ) -> Summed:
     """Apply `fn(batch, mask)` to pieces of a batch and add up the sums.
 
-    The last piece is padded with copies of the first example, which are masked out.
+    Piece j has the examples j, j + pieces, j + 2 pieces, ...: where a batch is split
+    over devices and every device can give as many to each piece, no example moves to
+    another device. The last ones are copies of the first example, which are masked out.
 
     Args:
       fn: returns a sum and the per-example quantities of a batch.
@@ -36,33 +38,28 @@ def in_microbatches(
         return fn(batch, mask)
     num_pieces = -(-batch_size // microbatch_size)
     padded_size = num_pieces * microbatch_size
-    index = jnp.arange(padded_size)
-    real = index < batch_size
-    index = jnp.where(real, index, 0)
+    if padded_size > batch_size:
+        index = jnp.arange(padded_size)
+        real = index < batch_size
+        index = jnp.where(real, index, 0)
+        batch = jax.tree.map(lambda leaf: leaf[index], batch)
+        mask = real if mask is None else real & mask[index]
 
     def split(leaf: jax.Array) -> jax.Array:
-        return leaf[index].reshape(num_pieces, microbatch_size, *leaf.shape[1:])
-
-    whole = padded_size == batch_size and mask is None
-    masks = None if whole else split_mask(real, mask, index, num_pieces)
+        shape = microbatch_size, num_pieces, *leaf.shape[1:]
+        return leaf.reshape(shape).swapaxes(0, 1)
 
     def step(total: ArrayTree, piece: Any) -> tuple[ArrayTree, PerExample]:
         piece_sum, per_example = fn(*piece)
         return jax.tree.map(jnp.add, total, piece_sum), per_example
 
-    pieces = (jax.tree.map(split, batch), masks)
+    pieces = jax.tree.map(split, (batch, mask))
     shapes, _ = jax.eval_shape(fn, *jax.tree.map(lambda leaf: leaf[0], pieces))
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, per_example = jax.lax.scan(step, zero, pieces)
     return total, jax.tree.map(
-        lambda leaf: leaf.reshape(padded_size, *leaf.shape[2:])[:batch_size],
+        lambda leaf: leaf.swapaxes(0, 1).reshape(padded_size, *leaf.shape[2:])[
+            :batch_size
+        ],
         per_example,
     )
-
-
-def split_mask(
-    real: jax.Array, mask: jax.Array | None, index: jax.Array, num_pieces: int
-) -> jax.Array:
-    """Return the masks of the pieces: real examples that the caller did not mask."""
-    keep = real if mask is None else real & mask[index]
-    return keep.reshape(num_pieces, -1)

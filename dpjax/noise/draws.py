@@ -6,7 +6,9 @@ counter i, and of nothing else: which loop computes it is a matter of speed alon
 Leaves of up to 2**20 values are cut into rows of 128, and the rows of all of them
 are computed in one loop: compiling a loop for each takes 0.1 s, a lot for a model of
 many layers. Over a mesh, every device computes all of these rows. A larger leaf has a
-loop of its own in its own shape, which XLA splits over a mesh as the leaf is split.
+loop of its own in its own shape, which XLA splits over a mesh as the leaf is split. In
+the context of a mesh (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`), leaves may be
+split, and those of more than 2**12 values have loops of their own.
 """
 
 import collections
@@ -26,6 +28,9 @@ Draw = Callable[[jax.Array], list[jax.Array]]
 
 SMALL = 2**20
 """The most values of a leaf that shares its loop with others."""
+
+SMALL_ON_MESH = 2**12
+"""The same in the context of a mesh."""
 
 _ROW = 128
 _MOST_ROWS = 2**23
@@ -49,7 +54,8 @@ def standard_normals(words: jax.Array, specs: tuple[Spec, ...]) -> list[jax.Arra
       ValueError: A leaf of more than 2**42 values.
     """
     leaves: dict[int, jax.Array] = {}
-    for group in groups_of_small(specs):
+    on_mesh = not jax.sharding.get_abstract_mesh().empty
+    for group in groups_of_small(specs, SMALL_ON_MESH if on_mesh else SMALL):
         values = _small_leaves(words[np.array(group)], [specs[i][0] for i in group])
         leaves |= dict(zip(group, values, strict=True))
     rest = [i for i in range(len(specs)) if i not in leaves]
@@ -76,15 +82,19 @@ def view_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return -(-math.prod(shape) // _LONG_ROW), _LONG_ROW
 
 
-def groups_of_small(specs: tuple[Spec, ...]) -> list[list[int]]:
-    """Return the indices of the small float32 leaves, in groups of about 2**30 values.
+def groups_of_small(specs: tuple[Spec, ...], most: int = SMALL) -> list[list[int]]:
+    """Return the indices of the float32 leaves that share a loop, in groups of loops.
 
-    More would be more than the offset of a leaf, an int32, can tell apart.
+    A group has about 2**30 values: the offset of a leaf, an int32, tells no more apart.
+
+    Args:
+      specs: Shape and dtype of each leaf.
+      most: The most values of a leaf that shares its loop.
     """
     groups: dict[int, list[int]] = collections.defaultdict(list)
     rows = 0
     for i, (shape, dtype) in enumerate(specs):
-        if math.prod(shape) <= SMALL and dtype == np.float32:
+        if math.prod(shape) <= most and dtype == np.float32:
             groups[rows // _MOST_ROWS].append(i)
             rows += _num_rows(shape)
     return list(groups.values())

@@ -23,7 +23,11 @@ _SCORES = {
 
 
 def write_audit_report(
-    path: str | pathlib.Path, report: AuditReport, *, title: str = ""
+    path: str | pathlib.Path,
+    report: AuditReport,
+    *,
+    title: str = "",
+    per_example_scores: bool = False,
 ) -> pathlib.Path:
     """Write a page about an audit: one file that requests nothing.
 
@@ -31,6 +35,9 @@ def write_audit_report(
       path: the page; the report is written beside it, with the suffix .json.
       report: what the audit found.
       title: what was audited, such as data set and model.
+      per_example_scores: whether the numbers beside the page hold the score of each
+        canary where canaries are made of private examples. Without it they hold ranks
+        alone, without whose they are.
 
     Returns:
       The path of the page. Only its owner may read it, since the report holds the key
@@ -41,11 +48,15 @@ def write_audit_report(
 
     Guarantee:
       Every value is escaped; the page is replaced whole or not at all. The lower bound
-      is rounded down, and what is promised up.
+      is rounded down, and what is promised up. No value is that of one private example
+      unless `per_example_scores` asks for them: the page holds counts and rates.
     """
     path = pathlib.Path(path)
-    text = page.render("audit.html", **_context(report, title, path))
-    page.write_private(path.with_suffix(".json"), report.to_json())
+    numbers = report.to_json(per_example_scores=per_example_scores)
+    is_ranked = report.is_of_private_examples and not per_example_scores
+    context = _context(report, title, path) | {"is_ranked": is_ranked}
+    text = page.render("audit.html", **context)
+    page.write_private(path.with_suffix(".json"), numbers)
     return page.write_private(path, text)
 
 

@@ -10,7 +10,11 @@ import numpy as np
 from dp_accounting import NeighboringRelation
 
 from dpjax.sampling import streams
+from dpjax.sampling.permutation import Permutation
 from dpjax.sampling.sampler import WholeBatches, whole_batch
+
+_TABLE = 2**22
+"""The most examples of which an order is kept as a table."""
 
 
 class _Epochs(WholeBatches):
@@ -74,8 +78,10 @@ class ShuffledEpochs(_Epochs):
     """Every example once an epoch, in batches of fixed size; a new order each epoch.
 
     An epoch has ceil(num_examples / expected_batch_size) steps, the last of them short
-    where the division leaves a rest. `expected_batch_size` is an integer here. Memory
-    follows the data set: an order of it is kept.
+    where the division leaves a rest. `expected_batch_size` is an integer here. Up to
+    2^22 examples, any order is as likely as any other, and one is kept in memory. Of
+    more, the order is a `Permutation` that is computed where it is asked for: time
+    follows the batch, memory the square root of the data set (1.5 MB of 2^31 examples).
 
     Guarantee:
       That of `Deterministic`: as batches in whatever order, without amplification. That
@@ -97,12 +103,16 @@ class ShuffledEpochs(_Epochs):
         size = int(batch)
 
         @functools.lru_cache(maxsize=1)
-        def order(epoch: int) -> np.ndarray:
-            tickets = streams.stream(words, b"shuffle", epoch).random_raw(count)
-            return np.argsort(tickets, kind="stable").astype(np.int32)
+        def order(epoch: int) -> Callable[[np.ndarray], np.ndarray]:
+            source = streams.stream(words, b"shuffle", epoch)
+            if count > _TABLE:
+                return Permutation(source, count)
+            tickets = source.random_raw(count)
+            return np.argsort(tickets, kind="stable").astype(np.int32).__getitem__
 
         def draw(step: int) -> np.ndarray:
             epoch, place = divmod(step, math.ceil(count / size))
-            return order(epoch)[place * size : (place + 1) * size]
+            start = place * size
+            return order(epoch)(np.arange(start, min(start + size, count)))
 
         return draw

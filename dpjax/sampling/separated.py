@@ -27,8 +27,8 @@ class BMinSep(Sampler):
     less than `Poisson`, and what is stated below is more.
 
     Who rests depends on all earlier steps: going on at a step repeats the draws before
-    it, which costs about their examples. Memory follows the data set. Indices ascend
-    within a step.
+    it, which costs about their examples. Memory follows `min_separation` batches: those
+    who rest are kept. Indices ascend within a step.
 
     Guarantee:
       Neighbours differ by one example: added, removed, or one that contributes nothing
@@ -103,12 +103,13 @@ class _Run:
     def __init__(self, words: np.ndarray, count: int, p: float, rest: int) -> None:
         self._words, self._count, self._p, self._rest = words, count, p, rest
         self._next = 0
-        self._free = self._first_free()
+        self._who, self._free = self._at_start()
 
     def draw(self, step: int) -> np.ndarray:
         """Return who enters a step."""
         if step < self._next:
-            self._next, self._free = 0, self._first_free()
+            self._next = 0
+            self._who, self._free = self._at_start()
         while True:
             drawn = self._advance()
             if self._next > step:
@@ -118,21 +119,25 @@ class _Run:
         """Return who enters the next step, and let them rest."""
         source = streams.stream(self._words, b"b-min-sep", self._next)
         thrown = streams.heads(source, self._count, self._p)
-        drawn = thrown[self._free[thrown] <= self._next]
-        self._free[drawn] = self._next + self._rest
+        resting = self._free > self._next
+        self._who, self._free = self._who[resting], self._free[resting]
+        places = np.searchsorted(self._who, thrown)
+        rested = np.append(self._who, -1)[places] != thrown
+        drawn, places = thrown[rested], places[rested]
         self._next += 1
+        self._who = np.insert(self._who, places, drawn)
+        self._free = np.insert(self._free, places, self._next + self._rest - 1)
         return drawn
 
-    def _first_free(self) -> np.ndarray:
-        """Return the first step that each example is free at: int32, (count,).
+    def _at_start(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return who rests at the first step, ascending, and the step they are free at.
 
         At a random time, the next step of the stationary process without a rest is due
         in j = 1, ..., b - 1 steps with probability q = p / (1 + (b - 1) p) each.
         """
-        free = np.zeros(self._count, np.int32)
         resting = (self._rest - 1) * self._p / (1 + (self._rest - 1) * self._p)
-        if resting:
-            source = streams.stream(self._words, b"b-min-sep start", 0)
-            chosen = streams.heads(source, self._count, resting)
-            free[chosen] = 1 + streams.integers(source, self._rest - 1, chosen.size)
-        return free
+        if not resting:
+            return np.empty(0, np.int32), np.empty(0, np.int32)
+        source = streams.stream(self._words, b"b-min-sep start", 0)
+        who = streams.heads(source, self._count, resting)
+        return who, 1 + streams.integers(source, self._rest - 1, who.size)

@@ -102,7 +102,8 @@ def save(
             f"{str(path)!r}: {_one_line(error)}"
         ) from error
     for old in steps(directory)[:-keep]:
-        _remove(directory / str(old))
+        with contextlib.suppress(OSError):  # the next one tries again
+            _remove(directory / str(old))
 
 
 def restore(
@@ -169,7 +170,7 @@ def require_orbax() -> None:
 def _unflatten(
     like: ArrayTree, leaves: storage.Leaves, path: pathlib.Path
 ) -> ArrayTree:
-    expected = fingerprint.leaf_table(fingerprint.host_leaves(like))
+    expected = _table(like)
     found = fingerprint.leaf_table(leaves)
     for name in dict.fromkeys([*expected, *found]):
         if expected.get(name) != found.get(name):
@@ -184,12 +185,29 @@ def _unflatten(
     return jax.tree.unflatten(structure, restored)
 
 
+def _table(tree: ArrayTree) -> dict[str, str]:
+    """Return dtype and shape of each leaf, without a copy of it to the host."""
+    leaves: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        words = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        leaves[jax.tree_util.keystr(path)] = words
+    return fingerprint.leaf_table(leaves)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    )
+
+
 def _to_device(like: Any, leaf: Any) -> Any:
     if not isinstance(like, jax.Array):
         return leaf
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+    if _is_key(like):
         return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(like))
-    return jnp.asarray(leaf)
+    if isinstance(like.sharding, jax.sharding.SingleDeviceSharding):
+        return jnp.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, like.sharding, leaf.__getitem__)
 
 
 def _set_aside(path: pathlib.Path) -> None:
@@ -206,7 +224,7 @@ def _remove(path: pathlib.Path) -> None:
 
 
 def _clear_remnants(directory: pathlib.Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _files.make_folder(directory)
     for path in directory.iterdir():
         if storage.UNFINISHED in path.name or path.name.endswith(_DELETED):
             shutil.rmtree(path, ignore_errors=True)

@@ -3,17 +3,22 @@
 import hashlib
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpjax.sampling import streams
 from dpjax.types import ArrayTree
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _BLOCK_BYTES = 1 << 24
+_ROWS = 64
+
+SAMPLED = 1024
+"""How many examples of a data set on the disk are hashed."""
 
 
 def host_leaves(tree: ArrayTree) -> dict[str, np.ndarray]:
@@ -53,6 +58,37 @@ def data_digest(data: ArrayTree, key_words: jax.Array) -> str:
     """
     digest = hmac.new(np.asarray(key_words).tobytes(), digestmod="sha256")
     feed(digest, host_leaves(data))
+    return digest.hexdigest()
+
+
+def sampled_digest(
+    rows: Callable[[np.ndarray], ArrayTree],
+    num_examples: int,
+    described: Sequence[str],
+    key_words: jax.Array,
+) -> str:
+    """Return a keyed hash of a data set that is too large to be read.
+
+    It covers how many examples there are, what is said of them, and `SAMPLED` examples
+    (all, of fewer), which the key draws. A change of one of them, or of what is said,
+    is noticed. Others are not: a change of a share f of the examples goes unnoticed
+    with probability (1 - f)^SAMPLED, which is 3e-5 for a hundredth of them; one of a
+    single example of very many most likely does.
+
+    Args:
+      rows: from indices `(n,)` to a pytree of arrays `(n, ...)`.
+      num_examples: how many there are.
+      described: what is said of them: shapes, dtypes, a name or version.
+      key_words: uint32, `(2,)`.
+    """
+    words = np.asarray(key_words)
+    digest = hmac.new(words.tobytes(), digestmod="sha256")
+    lines = [str(num_examples), *(_ADDRESS.sub("", line) for line in described)]
+    digest.update("\0".join(lines).encode())
+    source = streams.stream(words, b"fingerprint", 0)
+    drawn = streams.distinct(source, num_examples, min(num_examples, SAMPLED))
+    for start in range(0, len(drawn), _ROWS):
+        feed(digest, host_leaves(rows(drawn[start : start + _ROWS])))
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ The folder is made for its owner alone (mode 0700), and so are the files.
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ LEDGER = "ledger.json"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 
+_LOCK = ".lock"
 _OF_VERSIONS = ("loss", "optimizer")
 
 
@@ -96,17 +98,17 @@ def locked(path: pathlib.Path) -> Iterator[None]:
       RunFolderError: it cannot be made or written, or another process trains in it.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = (path / ".lock").open("w")
+        _files.make_folder(path)
+        lock = os.open(path / _LOCK, os.O_WRONLY | os.O_CREAT, _files.PRIVATE_FILE)
     except OSError as error:
         raise RunFolderError(
             f"Expected a folder that can be written ({error.strerror}), got "
             f"run_dir={str(path)!r}."
         ) from error
-    with handle:
+    with os.fdopen(lock, "w"):
         try:
             if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RunFolderError(
                 "Expected a folder in which no other process trains, got "
@@ -151,12 +153,7 @@ def check_same(path: pathlib.Path, config: dict[str, Any], data: str) -> Saved:
       ResumeError: they differ; the message says in what.
     """
     saved, private = _read(path / CONFIG), _read(path / PRIVATE)
-    now = _files.json_copy(config)
-    changed = _differences(saved.pop("versions", {}), now.pop("versions", {}))
-    if changed:  # the same program then has another hash
-        for config_ in (saved, now):
-            config_["model"] = config_["model"] | dict.fromkeys(_OF_VERSIONS)
-    differences = _differences(saved, now)
+    differences, changed = compare(saved, config)
     if private.get("data") != data:
         differences.append("the data are not the same")
     if differences:
@@ -165,6 +162,25 @@ def check_same(path: pathlib.Path, config: dict[str, Any], data: str) -> Saved:
             + "; ".join(differences)
         )
     return Saved(private, [f"version of {line}" for line in changed])
+
+
+def compare(
+    saved: dict[str, Any], config: dict[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Return what differs between two configs, and apart from it which versions do.
+
+    Args:
+      saved: the object of a config.json.
+      config: that of the run at hand.
+    """
+    saved, now = dict(saved), dict(_files.json_copy(config))
+    changed = _differences(saved.pop("versions", {}), now.pop("versions", {}))
+    if changed:  # the same program then has another hash
+        for each in (saved, now):
+            model = each.get("model")
+            if isinstance(model, dict):
+                each["model"] = model | dict.fromkeys(_OF_VERSIONS)
+    return _differences(saved, now), changed
 
 
 def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
@@ -183,7 +199,7 @@ def _differences(saved: Any, now: Any, name: str = "") -> list[str]:
 def _read(path: pathlib.Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(
             f"Expected a readable JSON file ({error}), got {path.name}={str(path)!r}."
         ) from error

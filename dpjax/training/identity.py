@@ -9,20 +9,20 @@ import numpy as np
 from dpjax import _versions
 from dpjax.training import fingerprint
 from dpjax.training.request import Request
-from dpjax.training.step import rows
-from dpjax.types import ArrayTree
+from dpjax.training.sources import Source
 
 _PACKAGES = ("dpjax", "jax", "jaxlib", "optax", "flax", "numpy", "dp-accounting")
 
-Batch = tuple[ArrayTree, ...]
 
-
-def public_identity(request: Request, batch: Batch) -> dict[str, Any]:
+def public_identity(
+    request: Request, source: Source, found: dict[str, Any] | None
+) -> dict[str, Any]:
     """Return the object of config.json: nothing in it depends on the data's values.
 
     Args:
       request: what was asked for.
-      batch: the data, a tuple of pytrees of NumPy arrays.
+      source: the data.
+      found: how the microbatch size was found, or None where it was given.
     """
     return {
         "version": 1,
@@ -36,37 +36,40 @@ def public_identity(request: Request, batch: Batch) -> dict[str, Any]:
             "log_every": request.logging.every,
             "evaluate_every": request.logging.evaluation_steps,
             **request.loss.clipping_options(),
+            "memory": found,
         },
-        "model": _model(request, batch),
+        "model": _model(request, source),
         "versions": _versions.installed(_PACKAGES),
     }
 
 
 def private_identity(
-    request: Request, batch: Batch, key_words: jax.Array
+    request: Request, source: Source, key_words: jax.Array
 ) -> dict[str, Any]:
     """Return the object of private.json.
 
     Args:
       request: what was asked for.
-      batch: the data, a tuple of pytrees of NumPy arrays.
+      source: the data.
       key_words: uint32, `(2,)`.
     """
     return {
         "key": np.asarray(key_words).tolist(),
-        "data": fingerprint.data_digest(batch, key_words),
+        "data": source.digest(key_words),
         "initial_parameters": fingerprint.tree_digest(request.params),
     }
 
 
-def _model(request: Request, batch: Batch) -> dict[str, Any]:
+def _model(request: Request, source: Source) -> dict[str, Any]:
     """Return the parameters' shapes, and hashes of the traced loss and optimizer."""
     params, optimizer, loss = request.params, request.optimizer, request.loss
 
     def update(params: Any) -> Any:
         return optimizer.update(params, optimizer.init(params), params)
 
-    example = rows(batch, np.zeros(1, np.int32) if loss.keep_batch_dim else 0)
+    example = source.example
+    if loss.keep_batch_dim:
+        example = jax.tree.map(lambda leaf: np.asarray(leaf)[None], example)
     arguments = loss.arguments(example, functools.partial(jax.random.key, 0))
     leaves = fingerprint.host_leaves(params)
     return {

@@ -4,8 +4,6 @@ Without a run folder the metrics are kept in memory and nothing is written.
 """
 
 import contextlib
-import dataclasses
-import hashlib
 import json
 import pathlib
 import time
@@ -15,28 +13,38 @@ from typing import Any
 import numpy as np
 
 from dpjax import _files, accounting
-from dpjax.training import checkpoints, folder, metrics
+from dpjax.training import checkpoints, folder, metrics, record
+from dpjax.training.background import Writer
 from dpjax.training.plan import Plan
 from dpjax.training.step import TrainState
 
 
-@dataclasses.dataclass
 class Journal:
     """The records of one run.
+
+    Args:
+      path: the run folder, or None.
+      plan: the run.
 
     Attributes:
       path: the run folder, or None.
       plan: the run.
-      history: the lines of metrics so far, as JSON objects.
       notes: what a person should know about how the run was taken up.
     """
 
-    path: pathlib.Path | None
-    plan: Plan
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-    _began: float = dataclasses.field(default_factory=time.monotonic)
-    _saved_step: int | None = None
+    def __init__(self, path: pathlib.Path | None, plan: Plan) -> None:
+        """Start the clock."""
+        self.path, self.plan = path, plan
+        self.notes: list[str] = []
+        self._began = time.monotonic()
+        self._saved_step: int | None = None
+        self._first = plan.private["initial_parameters"]
+        self._lines = metrics.Lines(None if path is None else path / folder.METRICS)
+        self._writer: Writer | None = None
+        if path is not None:
+            keep = plan.request.checkpointing.keep
+            directory = path / folder.CHECKPOINTS
+            self._writer = Writer(directory, keep, path / folder.METRICS)
 
     def start(self) -> TrainState:
         """Begin the run, or take it up at its last whole checkpoint.
@@ -58,53 +66,77 @@ class Journal:
         self.notes += saved.notes
         directory = path / folder.CHECKPOINTS
         found = checkpoints.restore(directory, self._tree(self.plan.state))
+        self._first = saved.private.get("initial_parameters")
         if found is None:
-            name = "initial_parameters"
-            if saved.private.get(name) != private[name]:
+            if self._first != private["initial_parameters"]:
                 raise folder.ResumeError(
                     "Expected the initial parameters that the run was begun with (it "
                     "has no checkpoint yet), got others."
                 )
-            metrics.cut(path / folder.METRICS, metrics.EMPTY)
+            self._lines.go_on(metrics.EMPTY)
             return self.plan.state
-        if not np.array_equal(found.tree["key_words"], self.plan.key_words):
-            raise folder.ResumeError(
-                "Expected a checkpoint of this run, got one with another key in "
-                f"{str(directory)!r}."
-            )
+        self._check_own(directory, found)
         self.notes += found.refused
         self.notes.append(f"going on from step {found.step}")
-        metrics.cut(path / folder.METRICS, metrics.Mark(**found.record["metrics"]))
-        lines = (path / folder.METRICS).read_text().splitlines()
-        self.history = [json.loads(line) for line in lines]
+        self._lines.go_on(metrics.Mark(**found.record["metrics"]))
         self._began -= found.record["elapsed_seconds"]
         self._saved_step = found.step
         return found.tree["state"]
 
+    def _check_own(self, path: pathlib.Path, found: checkpoints.Restored) -> None:
+        """Refuse a checkpoint of another run, by the difference."""
+        now = record.belonging(self.plan, found.step, self._first)
+        different = record.differences(found.record, now)
+        if not np.array_equal(found.tree["key_words"], self.plan.key_words):
+            different = ["one with another key"]
+        if different:
+            raise folder.ResumeError(
+                f"Expected a checkpoint of this run, got {path.name}={str(path)!r}: "
+                + "; ".join(different)
+            )
+
     def log(self, line: dict[str, Any]) -> dict[str, Any]:
         """Add one line of metrics; return it as JSON holds it."""
-        content = _files.encode(line)
-        if self.path is not None:
-            _files.append(self.path / folder.METRICS, content)
-        self.history.append(json.loads(content))
-        return self.history[-1]
+        return self._lines.add(line)
 
-    def save(self, state: TrainState) -> None:
-        """Write a checkpoint, unless this step has one."""
+    def save(self, state: TrainState, *, wait: bool = False) -> None:
+        """Have a checkpoint written, unless this step has one.
+
+        Args:
+          state: after the step.
+          wait: whether to wait until it is on the disk, as after the last step.
+
+        Raises:
+          CheckpointError: it, or the one before, could not be written.
+        """
         step = int(state.steps)
-        if self.path is None or step == self._saved_step:
-            return
-        mark = metrics.mark(self.path / folder.METRICS)
-        record = {"metrics": mark._asdict(), "elapsed_seconds": self.elapsed_seconds}
-        keep = self.plan.request.checkpointing.keep
-        directory = self.path / folder.CHECKPOINTS
-        checkpoints.save(directory, step, self._tree(state), record, keep=keep)
-        self._saved_step = step
+        if self._writer is not None and step != self._saved_step:
+            own = record.belonging(self.plan, step, self._first)
+            so_far = record.progress(self._lines.mark, self.elapsed_seconds)
+            self._writer.hand_over(step, self._tree(state), own | so_far)
+            self._saved_step = step
+        if wait or step == self.plan.last_step:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until every checkpoint is on the disk.
+
+        Raises:
+          CheckpointError: the last one could not be written.
+        """
+        if self._writer is not None:
+            self._writer.settle()
+
+    def close(self) -> None:
+        """Wait for what is being written, whatever comes of it."""
+        if self._writer is not None:
+            self._writer.close()
 
     def finish(
         self, summary: dict[str, Any], ledger: accounting.PrivacyLedger
     ) -> dict[str, Any]:
         """Write ledger.json and summary.json; return the summary as JSON holds it."""
+        self.settle()
         content = _files.encode(summary, indent=2)
         if self.path is not None:
             ledger.save(self.path / folder.LEDGER)
@@ -116,10 +148,19 @@ class Journal:
         """Return the seconds of training, those before a resume included."""
         return time.monotonic() - self._began
 
+    @property
+    def last(self) -> dict[str, Any] | None:
+        """Return the last line of metrics."""
+        return self._lines.last
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Return all lines of metrics."""
+        return self._lines.all()
+
     def metrics_digest(self) -> str:
         """Return the sha256 of metrics.jsonl, or of what it would hold."""
-        content = b"".join(_files.encode(line) for line in self.history)
-        return hashlib.sha256(content).hexdigest()
+        return self._lines.mark.sha256
 
     def _tree(self, state: TrainState) -> dict[str, Any]:
         return {"state": state, "key_words": self.plan.key_words}
@@ -127,7 +168,22 @@ class Journal:
 
 @contextlib.contextmanager
 def opened(plan: Plan) -> Iterator[Journal]:
-    """Open the run folder for one process at a time."""
+    """Open the run folder for one process at a time.
+
+    It is left when all that was handed over is on the disk. Where a run ends by an
+    error, a checkpoint that could not be written besides is told in a note.
+    """
     path = plan.request.run_dir
     with contextlib.nullcontext() if path is None else folder.locked(path):
-        yield Journal(path, plan)
+        records = Journal(path, plan)
+        try:
+            yield records
+            records.settle()
+        except BaseException as error:
+            try:
+                records.settle()
+            except checkpoints.CheckpointError as failure:
+                error.add_note(str(failure))
+            raise
+        finally:
+            records.close()

@@ -1,5 +1,7 @@
 """fit: the training loop."""
 
+import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -7,23 +9,31 @@ from typing import Any
 import jax
 import optax
 
-from dpjax import optimizers
 from dpjax.mechanism import DPSGD
-from dpjax.training import budget, interrupts, journal, metrics
+from dpjax.training import (
+    budget,
+    feeding,
+    interrupts,
+    journal,
+    lines,
+    processes,
+    spreading,
+)
 from dpjax.training.checkpoints import Checkpointing
+from dpjax.training.placement import Layout, Placement
 from dpjax.training.plan import Plan, make_plan
 from dpjax.training.progress import Progress, closing_lines
 from dpjax.training.request import Evaluate, Logging, Mechanism, Request
 from dpjax.training.result import FitResult, make_result
 from dpjax.training.step import Loss, TrainState, averaged_params
-from dpjax.types import ArrayTree, KeyLike, LossFn, Params
+from dpjax.types import KeyLike, LossFn, Params
 
 
 def fit(
     mechanism: Mechanism,
     loss_fn: LossFn,
     params: Params,
-    data: ArrayTree,
+    data: Any,
     optimizer: optax.GradientTransformation,
     *,
     key: KeyLike | None = None,
@@ -35,11 +45,13 @@ def fit(
     ema_decay: float | None = None,
     keep_batch_dim: bool = False,
     prng_argnum: int | None = None,
-    microbatch_size: int | None = None,
+    microbatch_size: int | str | None = None,
+    memory_budget: int | None = None,
     engine: str = "auto",
     logging: Logging | None = None,
     checkpointing: Checkpointing | None = None,
     settings: Mapping[str, Any] | None = None,
+    placement: Placement | None = None,
 ) -> FitResult:
     """Train `params` on private `data`, step by step, as `mechanism` says.
 
@@ -56,7 +68,10 @@ def fit(
       loss_fn: `loss_fn(params, *example) -> scalar` for ONE example.
       params: pytree of floating-point arrays.
       data: the private examples: one pytree of arrays `(num_examples, ...)`, NumPy or
-        JAX, or a tuple of them, such as `(x, y)`, passed as separate arguments.
+        JAX, or a tuple of them, such as `(x, y)`, passed as separate arguments. Or a
+        Grain random-access source or `grain.MapDataset` whose records are one example
+        each. What is on the disk (`np.memmap` too) is never loaded whole: see
+        `sources`.
       optimizer: a plain optax optimizer; the mechanism makes it private.
       key: seed or PRNG key of sampling, noise and the loss's own randomness. None draws
         fresh entropy from the operating system, which a model that is to be released
@@ -73,11 +88,17 @@ def fit(
         it does not mix examples.
       prng_argnum: position of a PRNG key among the arguments of `loss_fn` (dropout,
         augmentation): each example and step gets its own.
-      microbatch_size: examples whose gradients are in memory at a time.
+      microbatch_size: examples whose gradients are in memory at a time; None takes a
+        chunk whole, and "auto" finds the largest that fits `memory_budget`.
+      memory_budget: bytes of a device that the gradient of a chunk may take, its
+        arguments and results included; None takes what is free. See `memory`.
       engine: the clipping engine; the same numbers, other costs.
       logging: how often to log and evaluate, and whether to show progress.
       checkpointing: how often to write checkpoints, and how many to keep.
       settings: JSON object written to config.json and compared when the run is resumed.
+      placement: how the run is spread over devices; None takes all of `jax.devices()`,
+        those of other processes of `jax.distributed` too. Every process then calls
+        `fit` with the same arguments; the first alone writes and shows anything.
 
     Returns:
       A `FitResult`.
@@ -122,29 +143,51 @@ def fit(
         logging=logging or Logging(),
         checkpointing=checkpointing or Checkpointing(),
         settings=settings or {},
+        memory_budget=memory_budget,
+        placement=placement,
     )
-    with journal.opened(make_plan(request)) as records:
-        return _run(records)
+    if not processes.is_first():
+        request = dataclasses.replace(request, run_dir=None)
+    plan = make_plan(request)
+    processes.check_same(arguments=plan.config, data=plan.private["data"])
+    with contextlib.ExitStack() as stack:
+        with processes.together():
+            records = stack.enter_context(journal.opened(plan))
+            state = records.start()
+        return _run(records, processes.same_tree(state))
 
 
-def _run(records: journal.Journal) -> FitResult:
-    plan = records.plan
-    state = records.start()
-    show = plan.request.logging.progress
+def _run(records: journal.Journal, state: TrainState) -> FitResult:
+    plan, layout = records.plan, records.plan.layout
+    show = plan.request.logging.progress and processes.is_first()
     progress = Progress(plan.last_step, int(state.steps), enabled=show)
     try:
         for note in records.notes:
             progress.note(note)
-        state = _train(plan, state, records, progress)
+        state = _train(plan, spreading.spread(layout, state), records, progress)
     finally:
         progress.close()
-    result = make_result(state, records)
+    result = make_result(spreading.on_host(layout, state), records)
+    if layout.mesh is not None:
+        result = _returned(result, layout, state)
     if show:
         seeded = not plan.key_words[0]
         described = plan.config["mechanism"]
-        lines = closing_lines(result.summary, described, seeded=seeded)
-        print(*lines, *_quoted(plan.request, result.summary), sep="\n")
+        closing = closing_lines(result.summary, described, seeded=seeded)
+        print(*closing, *_quoted(plan.request, result.summary), sep="\n")
     return result
+
+
+def _returned(result: FitResult, layout: Layout, state: TrainState) -> FitResult:
+    """Return the result with arrays on devices: whole, unless parameters are split."""
+    if not layout.shard_params:
+        state = spreading.gathered(layout, state)
+    return dataclasses.replace(
+        result,
+        params=state.params,
+        average=averaged_params(state),
+        opt_state=state.opt_state,
+    )
 
 
 def _quoted(request: Request, summary: dict[str, Any]) -> list[str]:
@@ -159,50 +202,32 @@ def _quoted(request: Request, summary: dict[str, Any]) -> list[str]:
 def _train(
     plan: Plan, state: TrainState, records: journal.Journal, progress: Progress
 ) -> TrainState:
-    request, start = plan.request, int(state.steps)
+    request, start, layout = plan.request, int(state.steps), plan.layout
     draws = request.mechanism.batches(plan.key_words, start)
-    with interrupts.deferred() as pending:
+    draws = feeding.own_rows(layout, draws, plan.rows)
+    signals = processes.Signals()
+    batches = contextlib.closing(plan.source.batches(draws))
+    with batches as read, interrupts.deferred() as pending:
         for number in range(start + 1, plan.last_step + 1):
             before = state
-            state, raw = plan.step(state, plan.key_words, plan.data, next(draws))
+            chunks = feeding.assembled(layout, next(read), plan.rows)
+            state, raw = plan.step(state, plan.key_words, chunks)
             jax.block_until_ready(before.steps)  # one step ahead of the device
             line = None
             if budget.is_due(number, request.logging.every, plan.last_step):
-                line = records.log(_line(plan, number, state, raw))
+                line = records.log(lines.make_line(plan, number, state, raw))
             progress.advance(line)
             if budget.is_due(number, request.checkpointing.every, plan.last_step):
-                records.save(state)
-            if pending.signum is not None:
-                records.save(state)
+                _save(records, state)
+            signum = signals.seen(pending.signum)
+            if signum is not None:
+                _save(records, state, wait=True)
                 progress.note(f"stopped after step {number}")
-                raise interrupts.Interrupted(pending.signum, number)
+                raise interrupts.Interrupted(signum, number)
     return state
 
 
-def _line(
-    plan: Plan, number: int, state: TrainState, raw: list[metrics.ChunkRecord]
-) -> dict[str, Any]:
-    request = plan.request
-    every = request.logging.evaluation_steps
-    due = budget.is_due(number, every, plan.last_step)
-    clip_norm = getattr(request.mechanism, "l2_norm_clip", None)
-    return {
-        "step": number,
-        "epsilon": plan.epsilon[number],
-        "public": _released(state) | (_evaluate(plan, state) if due else {}),
-        "not_private": metrics.not_private(raw, clip_norm, int(state.non_finite)),
-    }
-
-
-def _released(state: TrainState) -> dict[str, float]:
-    """Return what the steps released beside the parameters."""
-    clip_norm = optimizers.adaptive_clip_norm(state.opt_state)
-    return {} if clip_norm is None else {"l2_norm_clip": float(clip_norm)}
-
-
-def _evaluate(plan: Plan, state: TrainState) -> dict[str, float]:
-    if plan.request.evaluate is None:
-        return {}
-    average = averaged_params(state)
-    values = plan.request.evaluate(state.params if average is None else average)
-    return {name: float(value) for name, value in values.items()}
+def _save(records: journal.Journal, state: TrainState, *, wait: bool = False) -> None:
+    host = spreading.on_host(records.plan.layout, state)
+    with processes.together():
+        records.save(host, wait=wait)

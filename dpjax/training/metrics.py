@@ -5,12 +5,16 @@ examples, gradient norms, the size of a Poisson draw) stands under "not_private"
 """
 
 import hashlib
+import json
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dpjax import _files
+
+FEWEST = 10
+"""Of fewer examples no quantiles are told: they would be the examples' own values."""
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Quantiles of the gradient norms that are logged."""
@@ -31,25 +35,70 @@ EMPTY = Mark(0, hashlib.sha256().hexdigest())
 """Before the first line."""
 
 
-def mark(path: pathlib.Path) -> Mark:
-    """Return the size and hash of metrics.jsonl, once it is on the disk.
+class Lines:
+    """The lines of a run, hashed as they come; without a file they stay in memory.
+
+    With a file nothing grows but the file, and a checkpoint of a long run does not read
+    all of it again.
 
     Args:
-      path: the file; one that does not exist yet counts as empty.
+      path: metrics.jsonl, empty or not there yet, or None.
     """
-    if not path.exists():
-        return EMPTY
-    _files.synchronize(path)
-    content = path.read_bytes()
-    return Mark(len(content), hashlib.sha256(content).hexdigest())
+
+    def __init__(self, path: pathlib.Path | None) -> None:
+        """Begin without a line."""
+        self._path = path
+        self._kept: list[bytes] = []
+        self._size, self._digest = 0, hashlib.sha256()
+        self.last: dict[str, Any] | None = None
+
+    def go_on(self, at: Mark) -> None:
+        """Take up the file where a checkpoint left it; what came later is dropped.
+
+        Raises:
+          MetricsError: what stood there then is no longer there.
+        """
+        if self._path is None:
+            return
+        content = cut(self._path, at)
+        self._size, self._digest = len(content), hashlib.sha256(content)
+        rows = content.splitlines()
+        self.last = json.loads(rows[-1]) if rows else None
+
+    def add(self, line: dict[str, Any]) -> dict[str, Any]:
+        """Write one line; return it as JSON holds it."""
+        content = _files.encode(line)
+        if self._path is None:
+            self._kept.append(content)
+        else:
+            _files.append(self._path, content)
+        self._size += len(content)
+        self._digest.update(content)
+        self.last = json.loads(content)
+        return self.last
+
+    @property
+    def mark(self) -> Mark:
+        """Return how far the lines go."""
+        return Mark(self._size, self._digest.hexdigest())
+
+    def all(self) -> list[dict[str, Any]]:
+        """Return every line as a JSON object."""
+        kept = self._kept
+        if self._path is not None:
+            kept = self._path.read_bytes().splitlines() if self._path.exists() else []
+        return [json.loads(line) for line in kept]
 
 
-def cut(path: pathlib.Path, at: Mark) -> None:
+def cut(path: pathlib.Path, at: Mark) -> bytes:
     """Drop the lines written after a checkpoint, in one move.
 
     Args:
       path: the file.
       at: where it ended when the checkpoint was written.
+
+    Returns:
+      What is left.
 
     Raises:
       MetricsError: what stood there then is no longer there.
@@ -63,6 +112,7 @@ def cut(path: pathlib.Path, at: Mark) -> None:
         )
     if kept != content or not path.exists():
         _files.replace(path, kept)
+    return kept
 
 
 class ChunkRecord(NamedTuple):
@@ -92,20 +142,25 @@ def not_private(
         contribute nothing to a private sum, so they must be seen here.
 
     Returns:
-      A JSON object. What no example gives is None; a loss that is not finite shows.
+      A JSON object. What no example gives, or one alone, is None, and quantiles are
+      those of `FEWEST` examples at least: nobody's own values are told. A loss that is
+      not finite shows.
     """
     loss, norms = (_examples(records, name) for name in ("loss", "grad_norm"))
     one_norm = isinstance(clip_norm, int | float)
+    quantiles = QUANTILES if len(norms) >= FEWEST else ()
     with np.errstate(all="ignore"):
         return {
-            "train_loss": float(loss.mean()) if len(loss) else None,
+            "train_loss": float(loss.mean()) if len(loss) > 1 else None,
             "batch_size": int(sum(np.sum(record.mask) for record in records)),
             "non_finite_examples": non_finite,
             "fraction_clipped": (
-                float(np.mean(norms > clip_norm)) if len(norms) and one_norm else None
+                float(np.mean(norms > clip_norm))
+                if len(norms) > 1 and one_norm
+                else None
             ),
             "grad_norm_quantiles": {
-                str(q): float(np.quantile(norms, q)) for q in QUANTILES if len(norms)
+                str(q): float(np.quantile(norms, q)) for q in quantiles
             },
         }
 

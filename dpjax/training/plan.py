@@ -10,11 +10,20 @@ import jax
 import numpy as np
 import optax
 
-from dpjax import _check, _files, accounting, clipping, optimizers
+from dpjax import _files, accounting, clipping, optimizers
 from dpjax.mechanism import DPSGD, NonPrivate
-from dpjax.training import budget, folder, identity
+from dpjax.training import (
+    budget,
+    feeding,
+    identity,
+    memory,
+    processes,
+    sources,
+    spreading,
+)
+from dpjax.training.placement import Layout, layout_of
 from dpjax.training.request import Request
-from dpjax.training.step import Loss, TrainState, initial_state, make_step, rows
+from dpjax.training.step import Loss, TrainState, initial_state, make_step
 from dpjax.types import ArrayTree, Params
 
 _CHECKED_EXAMPLES = 8
@@ -25,10 +34,12 @@ class Plan:
     """A run before its first step.
 
     Attributes:
-      request: what was asked for.
-      data: tuple of pytrees of NumPy arrays with leading axis `(num_examples,)`.
+      request: what was asked for, with a microbatch size that is settled.
+      source: the data.
       key_words: uint32, `(2,)`.
-      state: before the first step.
+      layout: where arrays are while the run goes on.
+      rows: of a chunk, on all devices together.
+      state: before the first step, as it is written to a checkpoint.
       step: one step; see `step.make_step`.
       last_step: steps that the budget pays for.
       epsilon: for each logged step, epsilon by accountant.
@@ -40,8 +51,10 @@ class Plan:
     """
 
     request: Request
-    data: tuple[ArrayTree, ...]
+    source: sources.Source
     key_words: jax.Array
+    layout: Layout
+    rows: int
     state: TrainState
     step: Callable[..., Any]
     last_step: int
@@ -61,31 +74,41 @@ def make_plan(request: Request) -> Plan:
     Raises:
       ValueError: the data's leading axes differ or are not the mechanism's number of
         examples; or the loss is not scalar or mixes examples.
+      DataError: the first records cannot be read. `MemoryBudgetError`: no microbatch
+        fits.
       RunFolderError: there is no run to resume, or it has another key.
     """
     mechanism, averaged = request.mechanism, request.ema_decay is not None
-    data = _host_data(request.data, mechanism.num_examples)
-    key_words = folder.run_key(request.run_dir, request.key, resume=request.resume)
-    _check_independence(request.loss, request.params, data)
+    source = sources.open_source(request.data, mechanism.num_examples)
+    key_words = processes.run_key(request.run_dir, request.key, resume=request.resume)
+    _check_independence(request.loss, request.params, source)
     optimizer = mechanism.optimizer(request.optimizer, key_words)
     if request.is_private:
         _check_optimizer(request, optimizer)
+    layout = layout_of(request.placement, request.params)
     state = initial_state(request.params, optimizer, averaged=averaged)
-    step = make_step(mechanism, request.loss, optimizer, request.ema_decay)
-    _trace(step, state, key_words, data, mechanism.chunk_size)
+    state = spreading.on_host(layout, state)
+    request, found = _settled(request, layout, state, source, key_words)
+    loss = request.loss
+    rows = feeding.num_rows(layout, mechanism.chunk_size, loss.microbatch_size)
+    step = make_step(mechanism, loss, optimizer, request.ema_decay, layout)
+    # Traced here, so that a loss that cannot work fails before anything is made.
+    jax.eval_shape(step, state, key_words, [source.chunk_shapes(rows)])
     last_step = _last_step(request)
     return Plan(
         request=request,
-        data=data,
+        source=source,
         key_words=key_words,
+        layout=layout,
+        rows=rows,
         state=state,
         step=step,
         last_step=last_step,
         epsilon=_epsilon(request, last_step),
         quoted=_quoted(request, last_step),
         ledger=_ledger(request, last_step),
-        config=_files.json_copy(identity.public_identity(request, data)),
-        private=identity.private_identity(request, data, key_words),
+        config=_files.json_copy(identity.public_identity(request, source, found)),
+        private=identity.private_identity(request, source, key_words),
     )
 
 
@@ -98,19 +121,31 @@ def _check_optimizer(request: Request, optimizer: optax.GradientTransformation) 
     optimizers.check_optimizer(optimizer, request.params)
 
 
-def _host_data(data: ArrayTree, num_examples: int) -> tuple[ArrayTree, ...]:
-    """Return the data as a tuple of what the loss takes after the parameters."""
-    batch = data if type(data) is tuple else (data,)
-    found = _check.leading_axis("data", batch)
-    if found != num_examples:
-        expected = f"data of the mechanism's num_examples={num_examples}"
-        _check.fail(expected, "its leading axis", found)
-    return jax.tree.map(np.asarray, batch)
+def _settled(
+    request: Request,
+    layout: Layout,
+    state: TrainState,
+    source: sources.Source,
+    key_words: jax.Array,
+) -> tuple[Request, dict[str, Any] | None]:
+    """Return the request with the microbatch size of a device, and how it was found.
+
+    One size for all processes: that which the first has found, or has saved.
+    """
+    chunk_size = feeding.num_rows(layout, request.mechanism.chunk_size, None)
+    chunk = source.chunk_shapes(chunk_size // layout.num_devices)
+    found = processes.from_first(
+        lambda: memory.settled(request, state, chunk, key_words)[1]
+    )
+    if found is None:
+        return request, None
+    loss = dataclasses.replace(request.loss, microbatch_size=found["size"])
+    return dataclasses.replace(request, loss=loss, memory_budget=None), found
 
 
-def _check_independence(loss: Loss, params: Params, data: tuple) -> None:
+def _check_independence(loss: Loss, params: Params, source: sources.Source) -> None:
     """Refuse a batched loss that mixes examples; one of one example cannot."""
-    count = min(_CHECKED_EXAMPLES, len(jax.tree.leaves(data)[0]))
+    count = min(_CHECKED_EXAMPLES, source.num_examples)
     if not loss.keep_batch_dim or count < 2:
         return
 
@@ -118,16 +153,8 @@ def _check_independence(loss: Loss, params: Params, data: tuple) -> None:
         key = functools.partial(jax.random.key, 0)
         return loss.function(params, *loss.arguments(batch, key))
 
-    sample = rows(data, np.arange(count))
+    sample = source.rows(np.arange(count))
     clipping.check_example_independence(batched, params, *sample)
-
-
-def _trace(
-    step: Callable[..., Any], state: TrainState, words: Any, data: Any, chunk_size: int
-) -> None:
-    """Trace one step, so that a loss that cannot work fails before anything is made."""
-    chunk = (np.zeros(chunk_size, np.int32), np.zeros(chunk_size, bool))
-    jax.eval_shape(lambda state: step(state, words, data, [chunk])[0], state)
 
 
 def _last_step(request: Request) -> int:

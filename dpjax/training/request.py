@@ -10,8 +10,9 @@ import optax
 from dpjax import _check
 from dpjax.mechanism import NonPrivate, PrivateBatches
 from dpjax.training.checkpoints import Checkpointing
+from dpjax.training.placement import Placement
 from dpjax.training.step import Loss
-from dpjax.types import ArrayTree, KeyLike, Params
+from dpjax.types import KeyLike, Params
 
 Mechanism = PrivateBatches | NonPrivate
 Evaluate = Callable[[Params], Mapping[str, Any]]
@@ -54,7 +55,7 @@ class Request:
     mechanism: Mechanism
     loss: Loss
     params: Params
-    data: ArrayTree
+    data: Any
     optimizer: optax.GradientTransformation
     key: KeyLike | None
     run_dir: pathlib.Path | None
@@ -66,6 +67,8 @@ class Request:
     logging: Logging
     checkpointing: Checkpointing
     settings: Mapping[str, Any]
+    memory_budget: int | None = None
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
@@ -73,12 +76,26 @@ class Request:
             expected = "a mechanism (DPSGD, DPMatrixFactorization, NonPrivate)"
             _check.fail(expected, "mechanism", self.mechanism, TypeError)
         _check.float_leaves("params", self.params)
+        if not isinstance(self.placement, Placement | None):
+            _check.fail("a Placement", "placement", self.placement, TypeError)
         if self.ema_decay is not None:
             _check.open_unit("ema_decay", self.ema_decay)
         if self.evaluate is not None and not callable(self.evaluate):
             expected = "a function of the parameters"
             _check.fail(expected, "evaluate", self.evaluate, TypeError)
         self._check_spending()
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        size = self.loss.microbatch_size
+        if isinstance(size, str):
+            _check.choice("microbatch_size", size, ("auto",))
+        if self.memory_budget is None:
+            return
+        _check.integer("memory_budget", self.memory_budget, minimum=1)
+        if size != "auto":
+            expected = 'microbatch_size="auto" (memory_budget is its budget)'
+            _check.fail(expected, "microbatch_size", size)
 
     def _check_spending(self) -> None:
         if self.delta is not None:

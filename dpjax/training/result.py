@@ -49,7 +49,7 @@ class FitResult:
 def make_result(state: TrainState, records: Journal) -> FitResult:
     """Write the summary of a run that has ended; return what it gives."""
     plan = records.plan
-    request, last = plan.request, records.history[-1] if records.history else None
+    request, last = plan.request, records.last
     finished = plan.last_step == request.mechanism.num_steps
     epsilon = plan.epsilon.get(plan.last_step, {})
     average = averaged_params(state)

@@ -5,7 +5,6 @@ go in as arguments: a constant would be written into the compiled program.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +15,10 @@ import optax
 
 from dpjax.mechanism import NonPrivate, PrivateBatches
 from dpjax.noise import keys
+from dpjax.training import spreading
 from dpjax.training.metrics import ChunkRecord
+from dpjax.training.placement import SINGLE, Layout
+from dpjax.training.update import make_update
 from dpjax.types import ArrayTree, LossFn, Params
 
 _DOMAIN = "dpjax.training.loss"
@@ -54,14 +56,15 @@ class Loss:
       function: `function(params, *example)`, with the key inserted at `prng_argnum`.
       keep_batch_dim: whether it takes a batch of one.
       prng_argnum: position of its key, or None where it takes none.
-      microbatch_size: examples whose gradients are in memory at a time, or None.
+      microbatch_size: examples whose gradients are in memory at a time, or None; "auto"
+        until `memory.settled` has found it.
       engine: the clipping engine.
     """
 
     function: LossFn
     keep_batch_dim: bool = False
     prng_argnum: int | None = None
-    microbatch_size: int | None = None
+    microbatch_size: int | str | None = None
     engine: str = "auto"
 
     def arguments(
@@ -114,101 +117,131 @@ def averaged_params(state: TrainState) -> Params | None:
     return jax.tree.map(lambda a, p: a.astype(p.dtype), state.average, state.params)
 
 
+def chunk_arguments(
+    loss: Loss, state: TrainState, rows: Any, key_words: Any, chunk: Any
+) -> list[ArrayTree]:
+    """Return what the loss takes of one chunk, its key for this step among it."""
+
+    def key() -> jax.Array:
+        step = keys.step_key(key_words, _DOMAIN, state.steps)
+        return jax.random.fold_in(step, chunk)
+
+    return loss.arguments(rows, key)
+
+
+def make_survey(
+    mechanism: PrivateBatches | NonPrivate, loss: Loss, layout: Layout = SINGLE
+) -> Callable[..., TrainState] | None:
+    """Return `survey(state, key_words, batch) -> state`, or None.
+
+    What a step releases of its batch before the gradients, where the mechanism does:
+    the arguments are those of `make_step`.
+    """
+    survey = mechanism.survey(loss.function, **loss.clipping_options())
+    if survey is None:
+        return None
+
+    @jax.jit
+    def look(state: TrainState, rows: Any, mask: Any, words: Any, chunk: Any) -> Any:
+        arguments = chunk_arguments(loss, state, rows, words, chunk)
+        params = spreading.keep_whole(layout, state.params)
+        found = survey.look(state.opt_state, params, *arguments, mask=mask)
+        return spreading.keep_whole(layout, found)
+
+    @jax.jit
+    def choose(state: TrainState, looks: list[Any]) -> TrainState:
+        total = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *looks)
+        chosen = state._replace(opt_state=survey.choose(state.opt_state, total))
+        return spreading.keep_state(layout, chosen)
+
+    def surveyed(state: TrainState, words: Any, batch: Sequence[Any]) -> TrainState:
+        looks = [
+            look(state, rows, mask, words, np.uint32(number))
+            for number, (rows, mask) in enumerate(batch)
+        ]
+        return choose(state, looks)
+
+    return surveyed
+
+
+def make_gradient(
+    mechanism: PrivateBatches | NonPrivate, loss: Loss, layout: Layout = SINGLE
+) -> Callable[..., tuple[_Total, ChunkRecord]]:
+    """Return `gradient(state, batch, mask, key_words, chunk)`, compiled.
+
+    Args:
+      mechanism: gives the clipped gradient.
+      loss: the loss of one example; its microbatch size is that of each device.
+      layout: where arrays are. Whole parameters meet examples that stay where they are:
+        of the examples, only sums leave a device.
+
+    Returns:
+      A jitted function of the state, one chunk's examples (a tuple of pytrees of
+      arrays, `(chunk_size, ...)`) and mask, the key words and the chunk's number.
+    """
+    options = loss.clipping_options()
+    if isinstance(mechanism, NonPrivate):
+        del options["engine"]
+    if loss.microbatch_size is not None:
+        options["microbatch_size"] *= layout.num_devices
+    step_gradient = mechanism.step_gradient(loss.function, **options)
+
+    @jax.jit
+    def gradient(
+        state: TrainState, batch: Any, mask: Any, key_words: Any, chunk: Any
+    ) -> tuple[_Total, ChunkRecord]:
+        arguments = chunk_arguments(loss, state, batch, key_words, chunk)
+        params = spreading.keep_whole(layout, state.params)
+        grads, raw = step_gradient(state.opt_state, params, *arguments, mask=mask)
+        record = ChunkRecord(mask, raw.loss, raw.grad_norm)
+        record = spreading.keep_whole(layout, record)
+        return spreading.keep_split(layout, (grads, _non_finite(record))), record
+
+    return gradient
+
+
 def make_step(
     mechanism: PrivateBatches | NonPrivate,
     loss: Loss,
     optimizer: optax.GradientTransformation,
     ema_decay: float | None,
+    layout: Layout = SINGLE,
 ) -> Callable[..., tuple[TrainState, list[ChunkRecord]]]:
-    """Return `step(state, key_words, data, chunks) -> (state, records)`.
+    """Return `step(state, key_words, batch) -> (state, records)`.
 
     Args:
       mechanism: gives the clipped gradient.
       loss: the loss of one example.
       optimizer: the private optimizer: takes `ClippedGrads`.
       ema_decay: decay of the average of the parameters, or None.
+      layout: where arrays are.
 
     Returns:
-      A function of the state, the key words, `data` (a tuple of pytrees of NumPy
-      arrays), and one step's `IndexChunk`s.
+      A function of the state, the key words, and one step's `sources.Chunk`s.
     """
-    options = loss.clipping_options()
-    if isinstance(mechanism, NonPrivate):
-        del options["engine"]
-    step_gradient = mechanism.step_gradient(loss.function, **options)
-    survey = mechanism.survey(loss.function, **options)
-
-    def arguments_of(state: TrainState, batch: Any, key_words: Any, chunk: Any) -> Any:
-        def key() -> jax.Array:
-            step = keys.step_key(key_words, _DOMAIN, state.steps)
-            return jax.random.fold_in(step, chunk)
-
-        return loss.arguments(batch, key)
-
-    @jax.jit
-    def look(
-        state: TrainState, batch: Any, mask: Any, key_words: Any, chunk: Any
-    ) -> ArrayTree:
-        assert survey is not None
-        arguments = arguments_of(state, batch, key_words, chunk)
-        return survey.look(state.opt_state, state.params, *arguments, mask=mask)
-
-    @jax.jit
-    def choose(state: TrainState, total: ArrayTree) -> TrainState:
-        assert survey is not None
-        return state._replace(opt_state=survey.choose(state.opt_state, total))
-
-    @jax.jit
-    def gradient(
-        state: TrainState, batch: Any, mask: Any, key_words: Any, chunk: Any
-    ) -> tuple[_Total, ChunkRecord]:
-        arguments = arguments_of(state, batch, key_words, chunk)
-        grads, raw = step_gradient(state.opt_state, state.params, *arguments, mask=mask)
-        record = ChunkRecord(mask, raw.loss, raw.grad_norm)
-        return (grads, _non_finite(record)), record
+    gradient = make_gradient(mechanism, loss, layout)
 
     @jax.jit
     def add(a: Any, b: Any) -> _Total:
-        return a[0] + b[0], a[1] + b[1]
+        return spreading.keep_split(layout, (a[0] + b[0], a[1] + b[1]))
 
-    @jax.jit
-    def update(state: TrainState, total: _Total) -> TrainState:
-        grads, bad = total
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = state.average
-        if average is not None and ema_decay is not None:
-            average = _moved_average(average, params, ema_decay, state.steps)
-        return TrainState(
-            params, opt_state, average, state.steps + 1, state.non_finite + bad
-        )
+    survey = make_survey(mechanism, loss, layout)
+    update = make_update(optimizer, ema_decay, layout)
 
     def step(
-        state: TrainState, key_words: Any, data: Any, chunks: Any
+        state: TrainState, key_words: Any, batch: Sequence[Any]
     ) -> tuple[TrainState, list[ChunkRecord]]:
         if survey is not None:
-            looks = [
-                look(state, rows(data, indices), mask, key_words, np.uint32(number))
-                for number, (indices, mask) in enumerate(chunks)
-            ]
-            total_looked = functools.reduce(
-                lambda a, b: jax.tree.map(jnp.add, a, b), looks
-            )
-            state = choose(state, total_looked)
-        total, records = None, []
-        for number, (indices, mask) in enumerate(chunks):
-            batch = rows(data, indices)
-            part, record = gradient(state, batch, mask, key_words, np.uint32(number))
+            state = survey(state, key_words, batch)
+        total: Any = None
+        records = []
+        for number, (rows, mask) in enumerate(batch):
+            part, record = gradient(state, rows, mask, key_words, np.uint32(number))
             total = part if total is None else add(total, part)
             records.append(record)
         return update(state, total), records
 
     return step
-
-
-def rows(data: ArrayTree, indices: np.ndarray | int) -> ArrayTree:
-    """Return the examples at `indices` of a pytree of NumPy arrays."""
-    return jax.tree.map(lambda leaf: leaf[indices], data)
 
 
 def _non_finite(record: ChunkRecord) -> jax.Array:
@@ -218,18 +251,3 @@ def _non_finite(record: ChunkRecord) -> jax.Array:
         if value is not None:
             bad |= record.mask & ~jnp.isfinite(value)
     return bad.sum(dtype=jnp.int32)
-
-
-def _moved_average(
-    average: Params, params: Params, decay: float, steps: jax.Array
-) -> Params:
-    """Return the average moved towards `params`.
-
-    The decay grows to its value as (1 + t) / (10 + t), as in De et al. (2022),
-    "Unlocking high-accuracy differentially private image classification", so that the
-    first steps do not weigh for ever. Computed from private parameters only: free.
-    """
-    weight = 1 - jnp.minimum(decay, (1 + steps) / (10 + steps))
-    return jax.tree.map(
-        lambda a, p: a + weight * (p.astype(a.dtype) - a), average, params
-    )

@@ -1,9 +1,10 @@
 """One checkpoint directory: named arrays, a manifest, and the sha256 of both.
 
 Orbax writes `leaves/` and `manifest/` under an unfinished name; SHA256SUMS (the format
-of the sha256sum program) is added, all is flushed to the disk, and the directory gets
-its name in one move. The arrays are stored under their position ("00000", "00001",
-...); the manifest says what each is called, so that any Orbax program can read them.
+of the sha256sum program) is added, all is closed to other users and flushed to the
+disk, and the directory gets its name in one move. The arrays are stored under their
+position ("00000", "00001", ...); the manifest says what each is called, so that any
+Orbax program can read them.
 """
 
 import hashlib
@@ -57,8 +58,9 @@ def write(path: pathlib.Path, step: int, leaves: Leaves, record: dict) -> None:
         for name in _names_below(unfinished)
     ]
     (unfinished / _SUMS).write_text("\n".join(sums) + "\n")
-    _flush(unfinished)
+    _close_and_flush(unfinished)
     unfinished.rename(path)
+    _files.synchronize(path.parent)
 
 
 def read(path: pathlib.Path) -> tuple[Leaves, dict[str, Any]]:
@@ -111,9 +113,10 @@ def _file_digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush(path: pathlib.Path) -> None:
-    """Wait until everything below `path` is on the disk."""
+def _close_and_flush(path: pathlib.Path) -> None:
+    """Close everything below `path` to other users; wait until it is on the disk."""
     for item in [*path.rglob("*"), path]:
+        item.chmod(_files.PRIVATE_FOLDER if item.is_dir() else _files.PRIVATE_FILE)
         _files.synchronize(item)
 
 
