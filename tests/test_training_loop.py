@@ -859,3 +859,29 @@ def test_a_run_without_a_folder_can_be_interrupted_too():
     with pytest.raises(training.Interrupted) as caught:
         run(evaluate=interrupting(6))
     assert caught.value.steps == 6
+
+
+def test_a_sharpness_aware_run_is_for_the_centre_of_where_gradients_are_taken(tmp_path):
+    seen = []
+
+    def keep(params):
+        seen.append(params)
+        return {}
+
+    optimizer = optimizers.sharpness_aware(optax.sgd(0.1), 0.5)
+    folder = tmp_path / "run"
+    result = run(
+        DPSGD, optimizer=optimizer, run_dir=folder, evaluate=keep, ema_decay=0.9
+    )
+    centre = optimizers.trained_params(result.opt_state)
+    assert_close(result.params, centre)
+    assert_close(training.load_params(folder, PARAMS), centre)
+    # One step without a radius is where the first average is taken.
+    once = dataclasses.replace(DPSGD, num_steps=1)
+    plain = run(once, evaluate=None, ema_decay=0.9, optimizer=optax.sgd(0.1))
+    uphill = run(once, evaluate=None, ema_decay=0.9, optimizer=optimizer)
+    assert_close(uphill.params, plain.params)
+    assert_close(uphill.average, plain.average)
+    last = training.load_params(folder, PARAMS, average=True)
+    assert_close(last, result.average)
+    assert_close(seen[-1], result.average)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from dpjax import _check
-from dpjax.optimizers.states import the_state
+from dpjax.optimizers.states import states_of, the_state
 from dpjax.types import ArrayTree, Params
 
 
@@ -108,13 +108,22 @@ def sharpness_aware(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def trained_params(opt_state: ArrayTree) -> Params:
+def trained_params(opt_state: ArrayTree, params: Params | None = None) -> Params:
     """Return the parameters that `sharpness_aware` trains, from anywhere in a chain.
 
+    Args:
+      opt_state: state of an optimizer.
+      params: those that gradients are taken at. They are what is returned where the
+        optimizer has no sharpness-aware state; where it has, their dtypes are taken.
+
     Raises:
-      ValueError: there is no such state, or there are several.
+      ValueError: there is no such state, and no `params`; or there are several.
     """
-    return the_state(opt_state, SharpnessAwareState).centre
+    if params is None:
+        return the_state(opt_state, SharpnessAwareState).centre
+    if not states_of(opt_state, SharpnessAwareState):
+        return params
+    return _like(the_state(opt_state, SharpnessAwareState).centre, params)
 
 
 def _wide(leaf: jax.Array) -> jax.Array:

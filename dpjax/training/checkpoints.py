@@ -12,6 +12,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -107,14 +108,17 @@ def save(
 
 
 def restore(
-    directory: pathlib.Path, like: ArrayTree, *, below: str = ""
+    directory: pathlib.Path,
+    like: ArrayTree,
+    *,
+    part: Callable[[storage.Leaves], storage.Leaves] = dict,
 ) -> Restored | None:
     """Read the newest whole checkpoint, or None where none was ever written.
 
     Args:
       directory: where all checkpoints of the run are.
       like: pytree of the structure, shapes and dtypes to give back.
-      below: beginning of the names of the leaves to give back; the others are left out.
+      part: from all leaves, by name, to those to give back, by their names in `like`.
 
     Raises:
       CheckpointError: there are checkpoints, but none is whole; or the newest whole one
@@ -129,12 +133,7 @@ def restore(
         except Exception as error:
             refused[path] = f"checkpoint {step} is damaged: {_one_line(error)}"
             continue
-        part = {
-            name.removeprefix(below): leaf
-            for name, leaf in leaves.items()
-            if name.startswith(below)
-        }
-        tree = _unflatten(like, part, path)
+        tree = _unflatten(like, part(leaves), path)
         for damaged in refused:
             _set_aside(damaged)
         return Restored(step, tree, record, tuple(refused.values()))

@@ -5,7 +5,7 @@ from typing import Any
 from dpjax import optimizers
 from dpjax.training import budget, metrics, spreading
 from dpjax.training.plan import Plan
-from dpjax.training.step import TrainState, averaged_params
+from dpjax.training.step import TrainState, averaged_params, model_params
 
 
 def make_line(
@@ -40,7 +40,8 @@ def _released(state: TrainState) -> dict[str, float]:
 def _evaluate(plan: Plan, state: TrainState) -> dict[str, float]:
     if plan.request.evaluate is None:
         return {}
-    state = spreading.gathered(plan.layout, state._replace(opt_state=None))
+    state = state._replace(params=model_params(state), opt_state=None)
+    state = spreading.gathered(plan.layout, state)
     average = averaged_params(state)
     values = plan.request.evaluate(state.params if average is None else average)
     return {name: float(value) for name, value in values.items()}

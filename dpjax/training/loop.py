@@ -25,7 +25,7 @@ from dpjax.training.plan import Plan, make_plan
 from dpjax.training.progress import Progress, closing_lines
 from dpjax.training.request import Evaluate, Logging, Mechanism, Request
 from dpjax.training.result import FitResult, make_result
-from dpjax.training.step import Loss, TrainState, averaged_params
+from dpjax.training.step import Loss, TrainState, averaged_params, model_params
 from dpjax.types import KeyLike, LossFn, Params
 
 
@@ -184,7 +184,7 @@ def _returned(result: FitResult, layout: Layout, state: TrainState) -> FitResult
         state = spreading.gathered(layout, state)
     return dataclasses.replace(
         result,
-        params=state.params,
+        params=model_params(state),
         average=averaged_params(state),
         opt_state=state.opt_state,
     )

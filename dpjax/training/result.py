@@ -7,7 +7,7 @@ from typing import Any
 from dpjax import accounting
 from dpjax.training import fingerprint
 from dpjax.training.journal import Journal
-from dpjax.training.step import TrainState, averaged_params
+from dpjax.training.step import TrainState, averaged_params, model_params
 from dpjax.types import ArrayTree, Params
 
 
@@ -53,7 +53,8 @@ def make_result(state: TrainState, records: Journal) -> FitResult:
     finished = plan.last_step == request.mechanism.num_steps
     epsilon = plan.epsilon.get(plan.last_step, {})
     average = averaged_params(state)
-    released = state.params if average is None else (state.params, average)
+    params = model_params(state)
+    released = params if average is None else (params, average)
     digests = {
         "params": fingerprint.tree_digest(released),
         "metrics": records.metrics_digest(),
@@ -75,7 +76,7 @@ def make_result(state: TrainState, records: Journal) -> FitResult:
         plan.ledger,
     )
     return FitResult(
-        params=state.params,
+        params=params,
         average=average,
         opt_state=state.opt_state,
         steps=plan.last_step,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpjax import optimizers
 from dpjax.mechanism import NonPrivate, PrivateBatches
 from dpjax.noise import keys
 from dpjax.training import spreading
@@ -32,7 +33,8 @@ class TrainState(NamedTuple):
     """What a step takes and gives; plain arrays.
 
     Attributes:
-      params: the parameters.
+      params: the parameters that gradients are taken at; `model_params` are those that
+        the run is for, the same but for sharpness-aware training.
       opt_state: state of the private optimizer.
       average: exponential moving average of the parameters in float32 at least, or
         None.
@@ -108,6 +110,11 @@ def _strong(leaf: Any) -> jax.Array:
 def at_least_float32(leaf: jax.Array) -> jax.Array:
     """Return a leaf in the dtype in which it is averaged."""
     return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def model_params(state: TrainState) -> Params:
+    """Return the parameters of the model: `trained_params` of the optimizer's state."""
+    return optimizers.trained_params(state.opt_state, state.params)
 
 
 def averaged_params(state: TrainState) -> Params | None:

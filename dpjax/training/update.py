@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dpjax import optimizers
 from dpjax.training import spreading
 from dpjax.training.placement import SINGLE, Layout
 from dpjax.types import Params
@@ -37,7 +38,8 @@ def make_update(
         params = optax.apply_updates(params, updates)
         average = state.average
         if average is not None and ema_decay is not None:
-            average = _moved_average(average, params, ema_decay, state.steps)
+            trained = optimizers.trained_params(opt_state, params)
+            average = _moved_average(average, trained, ema_decay, state.steps)
         state = state._replace(
             params=params,
             opt_state=opt_state,
