@@ -1,25 +1,27 @@
 """DP-SGD with discrete Gaussian noise as one value."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import dp_accounting
 import numpy as np
 import optax
 
-from dpjax import _check, accounting, sampling
+from dpjax import _check, accounting, clipping, sampling
 from dpjax.accounting import AccountingError
 from dpjax.mechanism.clip_norms import describe_clip
 from dpjax.mechanism.private import PrivateBatches
 from dpjax.mechanism.relations import RELATION_WORDS
 from dpjax.optimizers.discrete_aggregate import (
+    ROUNDINGS,
     discrete_aggregate,
     discrete_event,
-    noise_steps,
 )
-from dpjax.optimizers.grid import checked_granularity
-from dpjax.types import KeyLike
+from dpjax.optimizers.grid import check_exact, checked_granularity, exact_granularity
+from dpjax.optimizers.grid_noise import Grid
+from dpjax.optimizers.rounded_grad import rounded_grad
+from dpjax.types import KeyLike, LossFn
 
 _SAMPLERS = (sampling.Deterministic, sampling.ShuffledEpochs)
 
@@ -38,17 +40,27 @@ class DPDiscreteSGD(PrivateBatches):
     | `Deterministic`  | one an epoch                         | no        |
     | `ShuffledEpochs` | one an epoch                         | no        |
 
+    What is rounded is the sum, by any engine; or, for more time, each example, so that
+    sums in float32 are exact too:
+
+    | rounding   | engines        | what floats may still show                   |
+    | ---------- | -------------- | -------------------------------------------- |
+    | "sum"      | all            | the rounding of the sum, about batch * 2^-24 |
+    | "examples" | "auto", "vmap" | nothing                                      |
+
     Attributes:
       num_examples: size of the data set, assumed public.
       expected_batch_size: size of a batch and the divisor of the noised sum.
       num_steps: steps planned.
       l2_norm_clip: clip norm > 0, a prefix pytree of such, or a clipping rule.
-      granularity: step of the grid, a power of two; None takes the largest with which
-        rounding adds at most 0.1 % to the sensitivity.
+      granularity: step of the grid, a power of two. None takes the largest with which
+        rounding the sum adds at most 0.1 % to the sensitivity; of "examples", the
+        finest on which sums are exact.
+      rounding: "sum" or "examples".
       noise_multiplier: noise standard deviation over the sensitivity of the rounded
         sum, >= 0; `None` until `calibrate` has solved for it.
       sampler: one of the table; `None` is `sampling.Deterministic()`.
-      relation: neighbouring relation of the guarantee: the sampler's own, REPLACE_SPECIAL.
+      relation: neighbouring relation; `None` and REPLACE_SPECIAL are the sampler's own.
       static_batch_size: rows of a padded chunk; `None` chooses them.
 
     Guarantee:
@@ -78,6 +90,7 @@ class DPDiscreteSGD(PrivateBatches):
     num_steps: int
     l2_norm_clip: Any
     granularity: float | None = None
+    rounding: str = "sum"
     noise_multiplier: float | None = None
     sampler: sampling.Sampler | None = None
     relation: dp_accounting.NeighboringRelation | None = None
@@ -93,8 +106,18 @@ class DPDiscreteSGD(PrivateBatches):
             expected = f"{self._sampler.relation} with discrete noise"
             _check.fail(expected, "relation", self.relation, AccountingError)
         if self.granularity is not None:
-            step = checked_granularity(self.granularity)
+            self._keep("granularity", lambda _, value: checked_granularity(value))
+        _check.choice("rounding", self.rounding, ROUNDINGS)
+        if self.by_example:
+            size, step = self.expected_batch_size, self.granularity
+            step = step or exact_granularity(self.sensitivity, size)
+            check_exact(step, self.sensitivity, size)
             object.__setattr__(self, "granularity", step)
+
+    @property
+    def by_example(self) -> bool:
+        """Whether each example is rounded, and not the sum."""
+        return self.rounding == "examples"
 
     def epsilon(
         self, delta: float, *, step: int | None = None, accountant: str = "exact"
@@ -139,10 +162,25 @@ class DPDiscreteSGD(PrivateBatches):
           num_parameters: of the model: rounding counts each of them.
         """
         size = _check.integer("num_parameters", num_parameters, minimum=1)
-        step, stddev = noise_steps(
-            self.sensitivity, self._noise(), self.granularity, size
+        grid = Grid.of(
+            self.sensitivity,
+            self._noise(),
+            self.granularity,
+            size,
+            rounded=self.by_example,
         )
-        return stddev * step / self.expected_batch_size
+        return grid.stddev * grid.step / self.expected_batch_size
+
+    def clipped_grad(
+        self, loss_fn: LossFn, **options: Any
+    ) -> Callable[..., clipping.ClippedGrads]:
+        """Return `clipping.clipped_grad` with this mechanism's clip norm.
+
+        Where examples are rounded it is `optimizers.rounded_grad`, of fewer options.
+        """
+        if self.granularity is None or not self.by_example:
+            return super().clipped_grad(loss_fn, **options)
+        return rounded_grad(loss_fn, self.l2_norm_clip, self.granularity, **options)
 
     def optimizer(
         self, optimizer: optax.GradientTransformation, key: KeyLike | None = None
@@ -157,6 +195,7 @@ class DPDiscreteSGD(PrivateBatches):
             self._noise(),
             key,
             granularity=self.granularity,
+            rounding=self.rounding,
             expected_batch_size=self.expected_batch_size,
         )
         return optax.chain(private, optimizer)
@@ -166,6 +205,7 @@ class DPDiscreteSGD(PrivateBatches):
         return self._describe_batches() | {
             "noise": "discrete Gaussian",
             "granularity": self.granularity,
+            "rounding": self.rounding,
             "l2_norm_clip": describe_clip(self.l2_norm_clip),
             "noise_multiplier": self._noise(),
             "neighboring_relation": RELATION_WORDS[self.neighboring_relation],

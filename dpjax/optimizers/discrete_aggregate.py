@@ -11,20 +11,16 @@ import numpy as np
 import optax
 
 from dpjax import _check, clipping, noise
-from dpjax.noise.discrete import discrete_gaussian_noise, rounded_variance
 from dpjax.optimizers import segments
 from dpjax.optimizers.aggregate import PrivateAggregateState, public_divisor
-from dpjax.optimizers.grid import (
-    checked_granularity,
-    rounded_sensitivity,
-    usual_granularity,
-)
+from dpjax.optimizers.grid import checked_granularity
+from dpjax.optimizers.grid_noise import Grid
 from dpjax.optimizers.incoming import clipped, refuse_masked
 from dpjax.optimizers.settings import Settings, checked
 from dpjax.types import ArrayTree, KeyLike, Params
 
-_MOST_STEPS = 2.0**52
-"""Of the grid to a value of the sum: integers up to there, and noise, are exact."""
+ROUNDINGS = ("sum", "examples")
+"""What is rounded to the grid."""
 
 
 class DiscreteAggregateState(NamedTuple):
@@ -56,6 +52,7 @@ def discrete_aggregate(
     key: KeyLike | None = None,
     *,
     granularity: float | None = None,
+    rounding: str = "sum",
     expected_batch_size: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Turn per-example gradients into a private average, with noise that is integers.
@@ -69,6 +66,11 @@ def discrete_aggregate(
     same. A value of the sum that is NaN, infinite, or beyond 2^52 g is NaN in the
     update.
 
+    | rounding   | what is rounded                 | it adds to C         |
+    | ---------- | ------------------------------- | -------------------- |
+    | "sum"      | the clipped sum, here           | at most sqrt(d) g    |
+    | "examples" | each example, by `rounded_grad` | at most sqrt(d) g/2  |
+
     Args:
       l2_norm_clip: clip norm > 0, a prefix pytree of such, or a clipping rule whose
         sensitivity is a constant. Public.
@@ -77,7 +79,11 @@ def discrete_aggregate(
       key: PRNG key, key data or seed; `None` draws it from the operating system when
         `init` is called. Noise is a pure function of key, step and path of the leaf.
       granularity: g, a public power of two. None takes the largest with which rounding
-        adds at most 0.1 % to the sensitivity, sqrt(d) g of C for d parameters.
+        the sum adds at most 0.1 % to the sensitivity for d parameters.
+      rounding: "sum", or "examples" where `update` is given the `ClippedGrads` of
+        `rounded_grad` with the same granularity, which is needed then. Values that are
+        not on the grid are NaN in the update; per-example gradients, which are summed
+        here, are taken as with "sum".
       expected_batch_size: the public divisor; `None` divides by the static length of
         the batch axis.
 
@@ -87,13 +93,13 @@ def discrete_aggregate(
 
     Guarantee:
       Under add-or-remove-one the clipped sum moves by at most C, and then its integers
-      by S = `rounded_sensitivity(C, g, d)` in L2 norm. Noise of a standard deviation of
-      at least noise_multiplier S makes every step 1 / (2 noise_multiplier^2)-zCDP:
-      `discrete_event`. No amplification by sampling is claimed: `privacy_spent` has the
-      total of steps all of which may have the example. From the sum on nothing is
-      rounded that is not counted, and no lattice of floats shows through the noise
-      (Mironov 2012). The clipped sum itself is one of floats, as everywhere here:
-      `ClippedGrads` says what that leaves out.
+      by S = `rounded_sensitivity(C, g, d)` in L2 norm. Noise of scale noise_multiplier
+      S at least makes every step 1 / (2 noise_multiplier^2)-zCDP: `discrete_event`. No
+      amplification by sampling is claimed: `privacy_spent` has the total of steps all
+      of which may have the example. From the sum on nothing is rounded that is not
+      counted, and no lattice of floats shows through the noise (Mironov 2012). With
+      "sum", the clipped sum itself is one of floats, as everywhere here: `ClippedGrads`
+      says what that leaves out. With "examples" nothing is left out: sums are exact.
 
     Raises:
       ValueError: settings out of range, no power of two, a grid of more than 2^40 steps
@@ -116,11 +122,15 @@ def discrete_aggregate(
     """
     settings = _constants(l2_norm_clip, noise_multiplier, expected_batch_size)
     step = None if granularity is None else checked_granularity(granularity)
+    by_example = _check.choice("rounding", rounding, ROUNDINGS) == "examples"
+    if by_example and step is None:
+        _check.fail("a granularity with rounding='examples'", "granularity", None)
 
     def init(params: Params) -> DiscreteAggregateState:
         refuse_masked("params", params)
         _check.real_leaves("params", params)
-        _Grid.make(settings, settings.rule.sensitivity, step, params)
+        sensitivity = settings.rule.sensitivity
+        _grid(settings, sensitivity, step, params, by_example)
         if key is None and any(map(_check.is_traced, jax.tree.leaves(params))):
             _check.fail("an explicit key when init is traced", "key", None, TypeError)
         data = noise.key_data(key)
@@ -140,60 +150,26 @@ def discrete_aggregate(
         del extra_args  # meant for other members of a chain
         grads, like = clipped(updates, params, settings.rule, loss_fn, batch, mask)
         _check.real_leaves("updates.sum", grads.sum)
-        grid = _Grid.make(settings, grads.sensitivity, step, grads.sum)
+        rounded = by_example and isinstance(updates, clipping.ClippedGrads)
+        grid = _grid(settings, grads.sensitivity, step, grads.sum, rounded)
         return _release(grads, state.private, settings, grid, like)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def noise_steps(
-    sensitivity: float, noise_multiplier: float, granularity: float | None, size: int
-) -> tuple[float, float]:
-    """Return the step of the grid, and the noise's standard deviation in such steps.
-
-    Args:
-      sensitivity: of the clipped sum, > 0.
-      noise_multiplier: as in `discrete_aggregate`, as is the next.
-      granularity: a power of two, or None.
-      size: number of parameters.
-
-    >>> noise_steps(1.0, 2.0, None, 100)
-    (0.0001220703125, 16404.0...)
-    """
-    step = usual_granularity(sensitivity, size) if granularity is None else granularity
-    return step, noise_multiplier * rounded_sensitivity(sensitivity, step, size)
-
-
-class _Grid(NamedTuple):
-    """The step of a grid, and the noise's standard deviation in such steps."""
-
-    step: float
-    stddev: float
-
-    @classmethod
-    def make(
-        cls,
-        settings: Settings,
-        sensitivity: Any,
-        step: float | None,
-        like: ArrayTree,
-    ) -> "_Grid":
-        if not isinstance(sensitivity, float):
-            _check.fail("a constant sensitivity", "sensitivity", sensitivity)
-        size = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(like))
-        multiplier = settings.noise_multiplier
-        found = cls(*noise_steps(sensitivity, multiplier, step, max(size, 1)))
-        if found.stddev:
-            _check_stddev(found)
-        return found
-
-
-def _check_stddev(grid: _Grid) -> None:
-    try:
-        rounded_variance(grid.stddev)
-    except ValueError:
-        what = f"noise of 2**-40 to 2**40 steps (it has {grid.stddev:.3g})"
-        _check.fail(what, "granularity", grid.step)
+def _grid(
+    settings: Settings,
+    sensitivity: Any,
+    step: float | None,
+    like: ArrayTree,
+    rounded: bool,
+) -> Grid:
+    """Return the grid of a step and the noise on it."""
+    if not isinstance(sensitivity, float):
+        _check.fail("a constant sensitivity", "sensitivity", sensitivity)
+    size = sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(like))
+    z = float(settings.noise_multiplier)
+    return Grid.of(sensitivity, z, step, max(size, 1), rounded=rounded)
 
 
 def _constants(l2_norm_clip: Any, noise_multiplier: Any, size: Any) -> Settings:
@@ -211,14 +187,14 @@ def _release(
     grads: clipping.ClippedGrads,
     state: PrivateAggregateState,
     settings: Settings,
-    grid: _Grid,
+    grid: Grid,
     like: ArrayTree | None,
 ) -> tuple[ArrayTree, DiscreteAggregateState]:
     """Round, add the noise, divide by the public constant, count the step."""
     divisor = public_divisor(grads, settings)
     shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), grads.sum)
     noisy = jax.pure_callback(
-        lambda *operands: _on_host(grid, *operands),
+        grid.noised,
         shapes,
         state.key,
         state.step,
@@ -234,27 +210,3 @@ def _release(
     counted = segments.count_step(state.segments, words)
     private = PrivateAggregateState(state.key, state.step + 1, counted)
     return average, DiscreteAggregateState(private)
-
-
-def _on_host(grid: _Grid, words: Any, step: Any, total: ArrayTree) -> ArrayTree:
-    """Return a sum, rounded and with its noise: NumPy arrays of the sum's dtypes.
-
-    Dividing by a power of two, rounding to the nearest integer, the sum of integers
-    below 2^53 and their product with a power of two are exact in float64 and int64.
-    """
-    total = jax.tree.map(np.asarray, total)
-    if grid.stddev:
-        drawn = discrete_gaussian_noise(
-            np.asarray(words), int(step), total, grid.stddev
-        )
-    else:
-        drawn = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.int64), total)
-    return jax.tree.map(lambda leaf, z: _rounded(leaf, z, grid.step), total, drawn)
-
-
-def _rounded(leaf: np.ndarray, drawn: np.ndarray, step: float) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        near = np.rint(leaf.astype(np.float64) / step)
-    fits = np.abs(near) <= _MOST_STEPS
-    integers = np.where(fits, near, 0.0).astype(np.int64) + drawn
-    return np.where(fits, integers * step, np.nan).astype(leaf.dtype)

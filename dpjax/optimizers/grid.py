@@ -8,6 +8,9 @@ from dpjax import _check
 _USUAL_STEPS = 2.0**10
 """Steps of the usual grid to clip norm / sqrt(size): rounding adds 0.1 % at most."""
 
+_EXACT = 2.0**24
+"""Integers up to there are exact in float32."""
+
 _UP = 1 + 2.0**-48
 """More than what float64 may have rounded off here."""
 
@@ -70,3 +73,30 @@ def rounded_sensitivity(
         slope = (2 * corner + 1) / (2 * (corner - moved) + 1)
         largest = corner**2 + (mean_square - (corner - moved) ** 2) * slope
     return math.sqrt(size * largest) * _UP
+
+
+def exact_granularity(sensitivity: float, largest_batch: float) -> float:
+    """Return the finest grid on which float32 sums of rounded examples are exact.
+
+    >>> exact_granularity(1.0, 1000) == 2.0**-14
+    True
+    """
+    steps = _EXACT / largest_batch - 0.5
+    if steps < 1:
+        most = f"a batch of at most {_EXACT:.0f} / 1.5 examples"
+        _check.fail(most, "expected_batch_size", largest_batch)
+    return 2.0 ** math.ceil(math.log2(sensitivity / steps))
+
+
+def check_exact(granularity: float, sensitivity: float, largest_batch: float) -> None:
+    """Raise where float32 sums of rounded examples could be rounded again.
+
+    Each of a batch's values is a whole number of steps, at most T + 1/2; all partial
+    sums are, too, and float32 holds those up to 2^24.
+    """
+    most = largest_batch * (sensitivity / granularity + 0.5)
+    if most > _EXACT:
+        what = "a grid on which sums of 32 bits are exact, of at least " + repr(
+            exact_granularity(sensitivity, largest_batch)
+        )
+        _check.fail(what, "granularity", granularity)
