@@ -47,9 +47,12 @@ def test_what_is_not_finite_or_too_large_is_nan_and_never_a_number(value):
 
 
 def test_what_should_be_on_the_grid_and_is_not_is_nan():
-    total = np.array([STEP, 1.5 * STEP, -7 * STEP], np.float32)
-    noised = grid(rounded=True).noised(WORDS, 0, total)
-    np.testing.assert_array_equal(np.isnan(noised), [False, True, False])
+    steps = np.array([1, 1.5, -7, 2**24, 2**24 + 2, -(2**30)], np.float32)
+    noised = grid(rounded=True).noised(WORDS, 0, steps * np.float32(STEP))
+    expected = [False, True, False, False, True, True]
+    np.testing.assert_array_equal(np.isnan(noised), expected)
+    sum_noised = grid().noised(WORDS, 0, steps * np.float32(STEP))
+    assert np.all(np.isfinite(sum_noised))
 
 
 def test_a_grid_on_which_no_noise_can_be_drawn_is_refused():

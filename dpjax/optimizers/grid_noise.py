@@ -74,7 +74,8 @@ class Grid(NamedTuple):
           words: key data, uint32 (2,).
           step: number of the step.
           total: the sum, real arrays of 64 bits at most. What is not finite or beyond
-            2^52 steps comes out as NaN, and what is not on the grid but should be.
+            2^52 steps comes out as NaN; and, where it should be on the grid, what is
+            not, or is too large for the sum to be exact.
         """
         total = jax.tree.map(np.asarray, total)
         zero = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.int64), total)
@@ -89,6 +90,7 @@ class Grid(NamedTuple):
         near = np.rint(steps)
         fits = np.abs(near) <= _MOST_STEPS
         if self.rounded:
-            fits &= near == steps
+            exact = 2.0 ** (np.finfo(leaf.dtype).nmant + 1)
+            fits &= (near == steps) & (np.abs(near) <= exact)
         integers = np.where(fits, near, 0.0).astype(np.int64) + drawn
         return np.where(fits, integers * self.step, np.nan).astype(leaf.dtype)

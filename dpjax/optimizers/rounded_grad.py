@@ -49,6 +49,8 @@ def rounded_grad(
     Guarantee:
       One example moves the sum by its own rounded gradient, whatever the others are:
       sums of at most 2^24 steps are exact in float32, in any order and in any pieces.
+      Batches are to be that small, as those of `DPDiscreteSGD` are: n examples are,
+      where n (C / g + 1/2) <= 2^24.
 
     Raises:
       ValueError: a granularity that is no power of two, another engine.
