@@ -7,6 +7,7 @@ are tested beside the clipping that upholds them.
 import dataclasses
 import functools
 import inspect
+import math
 import pickle
 import re
 
@@ -22,7 +23,7 @@ from released import assert_normal, flat
 import dpjax
 from dpjax import clipping, noise, optimizers, sampling
 from dpjax.clipping import rules
-from dpjax.mechanism import DPSGD
+from dpjax.mechanism import DPSGD, DPDiscreteSGD
 from dpjax.optimizers import privacy_spent, segments
 
 MULTIPLIER = 1.7
@@ -180,6 +181,26 @@ def by_plan(plan):
     return noise_over_clip_norm, in_event(plan)
 
 
+def discrete(rounding):
+    """Return the same for noise on a grid, so fine that it adds 0.1 % to the clip."""
+    plan = DPDiscreteSGD(
+        num_examples=100,
+        expected_batch_size=DIVISOR,
+        num_steps=6,
+        l2_norm_clip=CLIP_NORM,
+        noise_multiplier=MULTIPLIER,
+        rounding=rounding,
+    )
+
+    def make(noise_multiplier):
+        silent = dataclasses.replace(plan, noise_multiplier=noise_multiplier)
+        return silent.optimizer(optax.scale(1.0), 3)
+
+    grads = plan.clipped_grad(loss_fn)(PARAMS, GRADS, mask=PADDING)
+    noise_over_clip_norm, _ = released(make, grads)
+    return noise_over_clip_norm, math.sqrt(0.5 / plan.event().event.rho)
+
+
 def low_precision():
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
     grads = jax.tree.map(lambda g: g.astype(jnp.bfloat16), GRADS)
@@ -216,6 +237,8 @@ RELEASES = {
         aggregate, None, loss_fn=loss_fn, batch=GRADS, mask=PADDING
     ),
     "inside a scan": inside_a_scan,
+    "mechanism, discrete noise": lambda: discrete("sum"),
+    "mechanism, discrete noise, rounded examples": lambda: discrete("examples"),
     **{
         f"mechanism, {name}": functools.partial(by_plan, plan)
         for name, plan in PLANS.items()

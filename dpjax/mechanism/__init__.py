@@ -4,6 +4,7 @@ What is clipped, how batches are drawn, how much noise is added and what is acco
 cannot disagree, because there is one place where they are written down.
 """
 
+from dpjax.mechanism.discrete_sgd import DPDiscreteSGD
 from dpjax.mechanism.dpsgd import DPSGD
 from dpjax.mechanism.matrix_factorization import DPMatrixFactorization
 from dpjax.mechanism.nonprivate import NonPrivate
@@ -15,6 +16,7 @@ __all__ = [
     "DPSGD",
     "RELATION_WORDS",
     "SOUND_PAIRS",
+    "DPDiscreteSGD",
     "DPMatrixFactorization",
     "NonPrivate",
     "NotAGuarantee",

@@ -21,6 +21,10 @@ from dpjax.optimizers.correlated import (
     CorrelatedAggregateState,
     correlated_aggregate,
 )
+from dpjax.optimizers.discrete_aggregate import (
+    DiscreteAggregateState,
+    discrete_aggregate,
+)
 from dpjax.optimizers.ftrl import FtrlState, ftrl
 from dpjax.optimizers.order import check_optimizer
 from dpjax.optimizers.partial import (
@@ -58,6 +62,7 @@ __all__ = [
     "AdaptiveClipState",
     "CorrectedAdamState",
     "CorrelatedAggregateState",
+    "DiscreteAggregateState",
     "FtrlState",
     "PrivacySpent",
     "PrivateAggregateState",
@@ -81,6 +86,7 @@ __all__ = [
     "corrected_adam",
     "correlated_aggregate",
     "differentially_private_aggregate",
+    "discrete_aggregate",
     "dpadam",
     "dpadamw",
     "dpsgd",

@@ -1,5 +1,6 @@
 """What a run has spent, read off the state of its optimizer on the host."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import dp_accounting
@@ -10,6 +11,7 @@ import optax
 from dpjax import _check, accounting
 from dpjax.optimizers import segments
 from dpjax.optimizers.aggregate import PrivateAggregateState
+from dpjax.optimizers.discrete_aggregate import DiscreteAggregateState, discrete_event
 from dpjax.types import ArrayTree
 
 
@@ -71,7 +73,8 @@ def privacy_spent(
             "Expected segment counters that add up to the step, got "
             f"steps={steps} and step={int(np.asarray(state.step))}."
         )
-    event = dp_accounting.ComposedDpEvent([_event(row) for row in rows])
+    one = discrete_event if _is_discrete(opt_state) else dp_accounting.GaussianDpEvent
+    event = dp_accounting.ComposedDpEvent([_event(row, one) for row in rows])
     epsilon = accounting.event_epsilon(event, delta, accountant=accountant)
     return PrivacySpent(float(epsilon), float(delta), steps, epsilon.method)
 
@@ -129,8 +132,19 @@ def _private_states(node: Any) -> list[PrivateAggregateState]:
     return [leaf for leaf in jax.tree.leaves(node, is_leaf=is_state) if is_state(leaf)]
 
 
-def _event(row: segments.Segment) -> dp_accounting.DpEvent:
-    step: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(row.noise_multiplier)
+def _is_discrete(opt_state: ArrayTree) -> bool:
+    """Tell whether the one private state is that of steps with discrete noise."""
+
+    def is_discrete(leaf: Any) -> bool:
+        return isinstance(leaf, DiscreteAggregateState)
+
+    return any(map(is_discrete, jax.tree.leaves(opt_state, is_leaf=is_discrete)))
+
+
+def _event(
+    row: segments.Segment, one: Callable[[float], dp_accounting.DpEvent]
+) -> dp_accounting.DpEvent:
+    step = one(row.noise_multiplier)
     if row.sampling_prob < 1:
         step = dp_accounting.PoissonSampledDpEvent(row.sampling_prob, step)
     return dp_accounting.SelfComposedDpEvent(step, row.steps)
