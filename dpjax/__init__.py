@@ -35,7 +35,7 @@ from dpjax.clipping import (
     explain,
 )
 from dpjax.curvature import MatVec, Private, Public
-from dpjax.mechanism import DPSGD, DPMatrixFactorization, NonPrivate
+from dpjax.mechanism import DPSGD, DPDiscreteSGD, DPMatrixFactorization, NonPrivate
 from dpjax.optimizers import (
     PrivacySpent,
     check_optimizer,
@@ -51,6 +51,7 @@ __all__ = [
     "DPSGD",
     "BudgetExceeded",
     "ClippedGrads",
+    "DPDiscreteSGD",
     "DPMatrixFactorization",
     "Epsilon",
     "MatVec",

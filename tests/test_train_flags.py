@@ -132,7 +132,11 @@ MECHANISMS = {
     "part": ["--train_only=bias"],
     "adapters": ["--adapter_rank=2"],
     "scaled": ["--clipping=scaled", "--stability=0.01"],
-    "sparse rows": ["--clipping=sparse_rows", "--tables=kernel", "--row_threshold=20.0"],
+    "sparse rows": [
+        "--clipping=sparse_rows",
+        "--tables=kernel",
+        "--row_threshold=20.0",
+    ],
     "sharpness": ["--sharpness_radius=0.1", "--ema_decay=0.5"],
 }
 

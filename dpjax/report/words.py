@@ -52,6 +52,17 @@ _CONSTANTS = {
         "noise multiplier times sensitivity. Of correlated noise it is that of the "
         "draws which are mixed, and times the sensitivity of the strategy.",
     ),
+    "noise": ("Noise", "What kind of noise is added to the sum."),
+    "granularity": (
+        "Granularity",
+        "The step of the grid that is rounded to. Where there is none, it is the "
+        "largest with which rounding adds 0.1 % to the sensitivity.",
+    ),
+    "rounding": (
+        "Rounding",
+        "What is rounded to the grid: the sum, or each example. It adds to the "
+        "sensitivity, and is counted in it.",
+    ),
     "strategy": (
         "Strategy",
         "How the noise of a step takes off some of that of the steps before.",

@@ -117,6 +117,9 @@ STRATEGIES: dict[str, Callable[[Horizon], correlated.Strategy]] = {
 }
 """How noise is correlated, by the words of --correlated_noise."""
 
+NOISES = ("gaussian", "discrete")
+"""What is added to the sum, by the words of --noise."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Behind:
@@ -152,8 +155,8 @@ def _corrected_adam(behind: Behind) -> optax.GradientTransformation:
     if not isinstance(mechanism, DPSGD) or mechanism.is_adaptive:
         raise FlagError(
             "Expected noise that is the same at every step with --optimizer="
-            "corrected_adam, got --correlated_noise, or --clipping=adaptive, scaled or "
-            "sparse_rows."
+            "corrected_adam, got --correlated_noise, --noise=discrete, or "
+            "--clipping=adaptive, scaled or sparse_rows."
         )
     return optimizers.corrected_adam(behind.rate, mechanism.noise_stddev)
 

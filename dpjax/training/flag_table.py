@@ -5,7 +5,14 @@ from typing import Any
 
 from absl import flags
 
-from dpjax.training.catalogue import CLIPPING, OPTIMIZERS, SAMPLERS, STRATEGIES
+from dpjax.optimizers.discrete_aggregate import ROUNDINGS
+from dpjax.training.catalogue import (
+    CLIPPING,
+    NOISES,
+    OPTIMIZERS,
+    SAMPLERS,
+    STRATEGIES,
+)
 from dpjax.training.options import ENGINES, SCHEDULES
 
 _Flag = tuple[Callable[..., Any], str, str, dict[str, Any]]
@@ -82,6 +89,23 @@ FLAGS: tuple[_Flag, ...] = (
         "min_separation",
         "For --sampling=b_min_sep: least distance of two steps of an example.",
         lower_bound=1,
+    ),
+    _enum(
+        "noise",
+        NOISES,
+        "What is added to the sum: Gaussian floats, or integers on a grid, exactly "
+        "drawn; discrete with --sampling=deterministic or shuffle.",
+        default="gaussian",
+    ),
+    _float(
+        "granularity",
+        "For --noise=discrete: step of the grid, a power of two; fine if not given.",
+    ),
+    _enum(
+        "rounding",
+        ROUNDINGS,
+        "For --noise=discrete: what is rounded to the grid, the sum (if not given) or "
+        "each example, so that sums are exact.",
     ),
     _enum(
         "correlated_noise",

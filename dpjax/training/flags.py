@@ -34,6 +34,8 @@ _ONLY_WITH = {
     "stability": ("clipping", ("scaled",)),
     "tables": ("clipping", ("sparse_rows",)),
     "row_threshold": ("clipping", ("sparse_rows",)),
+    "granularity": ("noise", ("discrete",)),
+    "rounding": ("noise", ("discrete",)),
     "bands": ("correlated_noise", tuple(word for word in STRATEGIES if word != "tree")),
 }
 _NEEDED = (*OF_SAMPLERS, "stability", "tables", "row_threshold")
@@ -111,6 +113,13 @@ def read_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:
         _require(value[name] is None or fits, f"--{name} only with {listed}")
         there = name not in _NEEDED or not fits or value[name] is not None
         _require(there, f"--{name} with {listed}")
+    if value["noise"] == "discrete":
+        plain = value["correlated_noise"] == "none"
+        _require(plain, "no --correlated_noise with --noise=discrete")
+        static = value["clipping"] not in ("adaptive", "scaled", "sparse_rows")
+        _require(static, "no such --clipping with --noise=discrete")
+        fixed = value["sampling"] in ("deterministic", "shuffle")
+        _require(fixed, "--sampling=deterministic or shuffle with --noise=discrete")
     _require(not value["resume"] or value["run_dir"], "--run_dir with --resume")
     return Options(**value)
 

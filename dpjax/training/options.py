@@ -11,6 +11,7 @@ import optax
 from dpjax import _check, optimizers
 from dpjax.mechanism import (
     DPSGD,
+    DPDiscreteSGD,
     DPMatrixFactorization,
     NonPrivate,
     PrivateBatches,
@@ -59,6 +60,9 @@ class Options:
     period: int | None
     total_participations: int | None
     min_separation: int | None
+    noise: str
+    granularity: float | None
+    rounding: str | None
     correlated_noise: str
     bands: int | None
     batch_size: int
@@ -93,6 +97,7 @@ class Options:
             "stability",
             "row_threshold",
             "sharpness_radius",
+            "granularity",
         ):
             if getattr(self, name) is not None:
                 _check.positive(f"--{name}", getattr(self, name))
@@ -154,6 +159,11 @@ class Options:
             "l2_norm_clip": CLIPPING[self.clipping](self.l2_norm_clip, **own),
             "noise_multiplier": self.noise_multiplier,
         }
+        if self.noise == "discrete":
+            rounding = self.rounding or "sum"
+            return DPDiscreteSGD(
+                granularity=self.granularity, rounding=rounding, **settings
+            )
         if self.correlated_noise == "none":
             return DPSGD(**settings)
         participation = participation_of(

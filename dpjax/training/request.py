@@ -73,7 +73,9 @@ class Request:
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         if not isinstance(self.mechanism, Mechanism):
-            expected = "a mechanism (DPSGD, DPMatrixFactorization, NonPrivate)"
+            expected = (
+                "a mechanism (DPSGD, DPDiscreteSGD, DPMatrixFactorization, NonPrivate)"
+            )
             _check.fail(expected, "mechanism", self.mechanism, TypeError)
         _check.float_leaves("params", self.params)
         if not isinstance(self.placement, Placement | None):

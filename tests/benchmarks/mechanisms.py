@@ -26,6 +26,7 @@ import train_flags  # isort: skip
 
 _CYCLIC = ("--sampling=cyclic_poisson", "--period=2")
 _FIXED = ("--sampling=deterministic",)
+_LINEAR = ("--model=linear",)
 _MOMENTUM = ("--optimizer=momentum", "--learning_rate=1")
 
 ROWS: dict[str, tuple[str, ...]] = {
@@ -34,10 +35,22 @@ ROWS: dict[str, tuple[str, ...]] = {
     "automatic clipping": ("--clipping=automatic",),
     "per-sample adaptive clipping": ("--clipping=per_sample_adaptive",),
     "adaptive clip norm": ("--clipping=adaptive",),
+    "scaled, then clipped": ("--clipping=scaled", "--stability=0.003"),
     "SGD with momentum": _MOMENTUM,
     "DP-AdamBC": ("--optimizer=corrected_adam", "--learning_rate=0.003"),
+    "sharpness-aware": ("--sharpness_radius=0.05",),
     "moving average of parameters": ("--ema_decay=0.9",),
     "4 views of each example": ("--augmentations=4",),
+    "last layer alone": ("--train_only=logits",),
+    "adapters of rank 4": ("--adapter_rank=4",),
+    "4 examples an owner": ("--unit_size=4", "--batch_size=250"),
+    "linear model": _LINEAR,
+    "linear model, sparse rows": (
+        *_LINEAR,
+        "--clipping=sparse_rows",
+        "--tables=kernel",
+        "--row_threshold=40",
+    ),
     "truncated Poisson": ("--sampling=truncated_poisson", "--max_batch_size=1200"),
     "balls in bins": ("--sampling=balls_in_bins",),
     "random allocation": ("--sampling=random_allocation", "--total_participations=25"),
@@ -47,6 +60,12 @@ ROWS: dict[str, tuple[str, ...]] = {
     "fixed size": ("--sampling=fixed_size",),
     "fixed size, with replacement": ("--sampling=fixed_size_with_replacement",),
     "fixed order": _FIXED,
+    "fixed order, discrete noise": (*_FIXED, "--noise=discrete"),
+    "fixed order, discrete noise, rounded examples": (
+        *_FIXED,
+        "--noise=discrete",
+        "--rounding=examples",
+    ),
     "fixed order, tree": (*_FIXED, "--correlated_noise=tree"),
     "fixed order, Toeplitz": (*_FIXED, "--correlated_noise=toeplitz"),
     "fixed order, BLT": (*_FIXED, "--correlated_noise=buffered_toeplitz"),
