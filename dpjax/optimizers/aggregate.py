@@ -139,7 +139,7 @@ def average_gradients(
             kind = type(updates).__name__
             _check.fail("a ClippedGrads", "type(updates)", kind, TypeError)
         average = jax.tree.map(lambda total: total / divisor, updates.sum)
-        return _cast(average, updates.sum if params is None else params), state
+        return in_dtypes_of(average, updates.sum if params is None else params), state
 
     return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
@@ -174,7 +174,7 @@ def release(
     )
     counted = segments.count_step(state.segments, words)
     new_state = PrivateAggregateState(state.key, state.step + 1, counted)
-    return _cast(average, like), new_state
+    return in_dtypes_of(average, like), new_state
 
 
 def public_divisor(grads: clipping.ClippedGrads, settings: Settings) -> Number:
@@ -194,7 +194,8 @@ def public_divisor(grads: clipping.ClippedGrads, settings: Settings) -> Number:
     return grads.batch_size
 
 
-def _cast(tree: ArrayTree, like: ArrayTree | None) -> ArrayTree:
+def in_dtypes_of(tree: ArrayTree, like: ArrayTree | None) -> ArrayTree:
+    """Return a tree in the dtypes of another, or as it is where there is none."""
     if like is None:
         return tree
     return jax.tree.map(lambda leaf, to: leaf.astype(jnp.result_type(to)), tree, like)

@@ -12,7 +12,11 @@ import optax
 from dpjax import _check, clipping
 from dpjax.noise import correlated
 from dpjax.optimizers import segments
-from dpjax.optimizers.aggregate import PrivateAggregateState, public_divisor
+from dpjax.optimizers.aggregate import (
+    PrivateAggregateState,
+    in_dtypes_of,
+    public_divisor,
+)
 from dpjax.optimizers.incoming import clipped, refuse_masked
 from dpjax.optimizers.settings import Settings, checked
 from dpjax.types import ArrayTree, KeyLike, Params
@@ -196,13 +200,9 @@ def _release(
         num_steps=plan.num_steps,
     )
     average = jax.tree.map(lambda total, z: (total + z) / divisor, grads.sum, rows)
-    if like is not None:
-        average = jax.tree.map(
-            lambda leaf, to: leaf.astype(jnp.result_type(to)), average, like
-        )
     counted = segments.count_step(counters, _spent_words(step, settings, plan.period))
     private = PrivateAggregateState(key, after.step, counted)
-    return average, CorrelatedAggregateState(private, after.buffers)
+    return in_dtypes_of(average, like), CorrelatedAggregateState(private, after.buffers)
 
 
 def _spent_words(step: jax.Array, settings: Settings, period: int) -> jax.Array:

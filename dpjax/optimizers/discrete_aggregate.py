@@ -12,7 +12,11 @@ import optax
 
 from dpjax import _check, clipping, noise
 from dpjax.optimizers import segments
-from dpjax.optimizers.aggregate import PrivateAggregateState, public_divisor
+from dpjax.optimizers.aggregate import (
+    PrivateAggregateState,
+    in_dtypes_of,
+    public_divisor,
+)
 from dpjax.optimizers.grid import checked_granularity
 from dpjax.optimizers.grid_noise import Grid
 from dpjax.optimizers.incoming import clipped, refuse_masked
@@ -203,11 +207,7 @@ def _release(
         vmap_method="sequential",
     )
     average = jax.tree.map(lambda total: total / divisor, noisy)
-    if like is not None:
-        average = jax.tree.map(
-            lambda leaf, to: leaf.astype(jnp.result_type(to)), average, like
-        )
     words = segments.settings_words(settings.noise_multiplier, 1.0)
     counted = segments.count_step(state.segments, words)
     private = PrivateAggregateState(state.key, state.step + 1, counted)
-    return average, DiscreteAggregateState(private)
+    return in_dtypes_of(average, like), DiscreteAggregateState(private)

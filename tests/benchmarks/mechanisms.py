@@ -35,7 +35,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "automatic clipping": ("--clipping=automatic",),
     "per-sample adaptive clipping": ("--clipping=per_sample_adaptive",),
     "adaptive clip norm": ("--clipping=adaptive",),
-    "scaled, then clipped": ("--clipping=scaled", "--stability=0.003"),
+    "scaled, then clipped": ("--clipping=scaled", "--stability=0.001"),
     "SGD with momentum": _MOMENTUM,
     "DP-AdamBC": ("--optimizer=corrected_adam", "--learning_rate=0.003"),
     "sharpness-aware": ("--sharpness_radius=0.05",),
