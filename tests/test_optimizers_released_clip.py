@@ -155,6 +155,31 @@ def test_one_example_moves_the_counts_by_at_most_their_clip(touched):
     assert (moved > 0.999) == (touched == "one")
 
 
+def test_the_noise_follows_the_clip_norm_and_the_event_does_not():
+    clip = optimizers.ScheduledClip(
+        initial_l2_norm_clip=2.0, final_l2_norm_clip=0.125, num_steps=3
+    )
+    params = jnp.zeros(20_000)
+    plan = plan_with(clip, noise_multiplier=1.5)
+    gradient = plan.step_gradient(jnp.vdot)
+    private = plan.optimizer(optax.identity(), 3)
+    state = private.init(params)
+    batch = jnp.zeros((2, 20_000)).at[0].set(1.0)
+    for wanted in (2.0, 0.5, 0.125, 0.125):
+        grads, _ = gradient(state, params, batch, mask=jnp.array([True, False]))
+        assert float(jnp.linalg.norm(grads.sum)) == pytest.approx(wanted, rel=1e-5)
+        assert float(grads.sensitivity) == pytest.approx(wanted, rel=1e-6)
+        empty, _ = gradient(state, params, batch, mask=jnp.zeros(2, bool))
+        average, state = private.update(empty, state, params)
+        spread = float(average.std()) * plan.expected_batch_size
+        within = [
+            abs(spread / (factor * 1.5 * wanted) - 1) < 5 / np.sqrt(2 * 20_000)
+            for factor in (2 / 3, 1, 3 / 2)
+        ]
+        assert within == [False, True, False]
+    assert plan.event() == plan_with(0.5, noise_multiplier=1.5).event()
+
+
 def test_settings_out_of_range_are_refused():
     for wrong in ({"stability": 0.0}, {"stability": 1.0, "decay": 1.5}):
         with pytest.raises(ValueError, match="Expected"):
@@ -162,6 +187,10 @@ def test_settings_out_of_range_are_refused():
     for wrong in ({"count_noise_ratio": 1.0}, {"count_clip": 0.0}):
         with pytest.raises(ValueError, match="Expected"):
             dataclasses.replace(SPARSE, **wrong)
+    with pytest.raises(ValueError, match="Expected"):
+        optimizers.ScheduledClip(
+            initial_l2_norm_clip=1.0, final_l2_norm_clip=0.0, num_steps=9
+        )
     nowhere = plan_with(dataclasses.replace(SPARSE, tables="embedding"))
     with pytest.raises(ValueError, match="at least one table"):
         run(nowhere)

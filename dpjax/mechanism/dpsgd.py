@@ -29,7 +29,7 @@ class DPSGD(PrivateBatches):
       num_steps: steps planned.
       l2_norm_clip: clip norm > 0, a prefix pytree of such, a clipping rule, or one of
         `optimizers.AdaptiveClip`, `ScaledClip` and `SparseRowClip`, with which what
-        clips a step follows from what was released before.
+        clips a step follows from what was released before, or `ScheduledClip`.
       noise_multiplier: noise standard deviation over add-or-remove sensitivity, >= 0;
         `None` until `calibrate` has solved for it.
       sampler: one of `sampling`; `None` is `sampling.Poisson()`.

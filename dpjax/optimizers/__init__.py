@@ -43,6 +43,7 @@ from dpjax.optimizers.scale_then_privatize import (
     scale_then_privatize,
 )
 from dpjax.optimizers.scaled_grads import ScaledGrads, clipped_scaled_grad
+from dpjax.optimizers.scheduled_clip import ScheduledClip
 from dpjax.optimizers.sharpness_aware import (
     SharpnessAwareState,
     sharpness_aware,
@@ -71,6 +72,7 @@ __all__ = [
     "ScaledAggregateState",
     "ScaledClip",
     "ScaledGrads",
+    "ScheduledClip",
     "SharpnessAwareState",
     "SparseRowClip",
     "SparseRowState",

@@ -36,6 +36,16 @@ def _adaptive(l2_norm_clip: float, **options: float) -> optimizers.AdaptiveClip:
     return optimizers.AdaptiveClip(initial_l2_norm_clip=l2_norm_clip, **options)
 
 
+def _scheduled(
+    l2_norm_clip: float, *, final_l2_norm_clip: float, num_steps: int
+) -> optimizers.ScheduledClip:
+    return optimizers.ScheduledClip(
+        initial_l2_norm_clip=l2_norm_clip,
+        final_l2_norm_clip=final_l2_norm_clip,
+        num_steps=max(2, num_steps),
+    )
+
+
 def _scaled(l2_norm_clip: float, **options: float) -> optimizers.ScaledClip:
     return optimizers.ScaledClip(l2_norm_clip=l2_norm_clip, **options)
 
@@ -54,12 +64,19 @@ CLIPPING: dict[str, Callable[..., Any]] = {
     "automatic": rules.Automatic,
     "per_sample_adaptive": rules.PerSampleAdaptive,
     "adaptive": _adaptive,
+    "scheduled": _scheduled,
     "scaled": _scaled,
     "sparse_rows": _sparse_rows,
 }
 """From --l2_norm_clip, and `OF_CLIPPING`, to what clips, by the words of --clipping."""
 
-OF_CLIPPING = ("target_quantile", "stability", "tables", "row_threshold")
+OF_CLIPPING = (
+    "target_quantile",
+    "final_l2_norm_clip",
+    "stability",
+    "tables",
+    "row_threshold",
+)
 """The flags that one way of clipping each takes."""
 
 
@@ -156,7 +173,7 @@ def _corrected_adam(behind: Behind) -> optax.GradientTransformation:
         raise FlagError(
             "Expected noise that is the same at every step with --optimizer="
             "corrected_adam, got --correlated_noise, --noise=discrete, or "
-            "--clipping=adaptive, scaled or sparse_rows."
+            "--clipping=adaptive, scheduled, scaled or sparse_rows."
         )
     return optimizers.corrected_adam(behind.rate, mechanism.noise_stddev)
 

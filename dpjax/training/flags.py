@@ -31,6 +31,7 @@ _ONLY_WITH = {
     "total_participations": ("sampling", ("random_allocation",)),
     "min_separation": ("sampling", ("b_min_sep",)),
     "target_quantile": ("clipping", ("adaptive",)),
+    "final_l2_norm_clip": ("clipping", ("scheduled",)),
     "stability": ("clipping", ("scaled",)),
     "tables": ("clipping", ("sparse_rows",)),
     "row_threshold": ("clipping", ("sparse_rows",)),
@@ -38,7 +39,13 @@ _ONLY_WITH = {
     "rounding": ("noise", ("discrete",)),
     "bands": ("correlated_noise", tuple(word for word in STRATEGIES if word != "tree")),
 }
-_NEEDED = (*OF_SAMPLERS, "stability", "tables", "row_threshold")
+_NEEDED = (
+    *OF_SAMPLERS,
+    "final_l2_norm_clip",
+    "stability",
+    "tables",
+    "row_threshold",
+)
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -116,7 +123,12 @@ def read_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:
     if value["noise"] == "discrete":
         plain = value["correlated_noise"] == "none"
         _require(plain, "no --correlated_noise with --noise=discrete")
-        static = value["clipping"] not in ("adaptive", "scaled", "sparse_rows")
+        static = value["clipping"] not in (
+            "adaptive",
+            "scheduled",
+            "scaled",
+            "sparse_rows",
+        )
         _require(static, "no such --clipping with --noise=discrete")
         fixed = value["sampling"] in ("deterministic", "shuffle")
         _require(fixed, "--sampling=deterministic or shuffle with --noise=discrete")

@@ -48,6 +48,7 @@ class Options:
     l2_norm_clip: float | None
     clipping: str
     target_quantile: float | None
+    final_l2_norm_clip: float | None
     stability: float | None
     tables: str | None
     row_threshold: float | None
@@ -94,6 +95,7 @@ class Options:
             "max_epsilon",
             "epochs",
             "learning_rate",
+            "final_l2_norm_clip",
             "stability",
             "row_threshold",
             "sharpness_radius",
@@ -155,6 +157,8 @@ class Options:
     def _private(self, batches: dict[str, Any]) -> PrivateBatches:
         """Return the mechanism with the noise multiplier that is given, if one is."""
         own = self._given(OF_CLIPPING)
+        if self.clipping == "scheduled":
+            own["num_steps"] = batches["num_steps"]
         settings = batches | {
             "l2_norm_clip": CLIPPING[self.clipping](self.l2_norm_clip, **own),
             "noise_multiplier": self.noise_multiplier,

@@ -35,6 +35,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "automatic clipping": ("--clipping=automatic",),
     "per-sample adaptive clipping": ("--clipping=per_sample_adaptive",),
     "adaptive clip norm": ("--clipping=adaptive",),
+    "clip norm that falls": ("--clipping=scheduled", "--final_l2_norm_clip=0.2"),
     "scaled, then clipped": ("--clipping=scaled", "--stability=0.001"),
     "SGD with momentum": _MOMENTUM,
     "DP-AdamBC": ("--optimizer=corrected_adam", "--learning_rate=0.003"),
