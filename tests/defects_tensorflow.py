@@ -37,12 +37,17 @@ def release(rows, pieces=None):
     return (-params.numpy()).tolist()
 
 
-def bound(in_scores, out_scores, significance):
+def bound(in_scores, out_scores, significance, method):
     """Return the largest lower bound on epsilon of all thresholds."""
     found = epsilon_lower_bound.EpsilonLowerBound(
         np.array(in_scores), np.array(out_scores), significance
-    ).compute_epsilon_lower_bound(epsilon_lower_bound.BoundMethod.CLOPPER_PEARSON, 1)
+    ).compute_epsilon_lower_bound(epsilon_lower_bound.BoundMethod(method), 1)
     return float(found.max(initial=-1.0))
+
+
+def bound_methods():
+    """Return the names of the methods of `bound`."""
+    return [method.value for method in epsilon_lower_bound.BoundMethod]
 
 
 def changed_by_score(logits, labels):
@@ -66,7 +71,14 @@ def versions():
 
 TASKS = {
     each.__name__: each
-    for each in (bound, changed_by_score, first_digits, release, versions)
+    for each in (
+        bound,
+        bound_methods,
+        changed_by_score,
+        first_digits,
+        release,
+        versions,
+    )
 }
 
 
