@@ -26,4 +26,6 @@ collect_ignore_glob = [
     "benchmarks/opacus_audits.py",
     "benchmarks/opacus_networks.py",
     "benchmarks/opacus_worker.py",
+    "defects_opacus.py",
+    "defects_tensorflow.py",
 ]
