@@ -60,9 +60,27 @@ def asked(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("plan", [OPEN, pytest.param(DPSGD, marks=pytest.mark.slow)])
-def test_what_is_found_fits_the_gradient_of_a_chunk_and_the_next_does_not(plan, asked):
-    run(plan, microbatch_size="auto", memory_budget=BUDGET)
+def test_the_gradient_of_a_chunk_is_measured_for_sizes_until_one_fits(monkeypatch):
+    rows, tried = DPSGD.chunk_size // jax.local_device_count(), []
+
+    def measure(size, state, batch, mask, words, number):
+        tried.append(size)
+        assert mask.shape == (rows,)
+        assert [leaf.shape for leaf in batch] == [(rows, 40)]
+        jax.tree.map(np.testing.assert_array_equal, state.params, PARAMS)
+        return 100 * size
+
+    monkeypatch.setattr(memory, "make_gradient", lambda _, loss: loss.microbatch_size)
+    monkeypatch.setattr(compiled, "compiled_bytes", measure)
+    run(microbatch_size="auto", memory_budget=100 * rows)
+    assert tried == [rows]
+    run(microbatch_size="auto", memory_budget=250)
+    assert tried[1:] == [rows, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_what_is_found_fits_the_gradient_of_a_chunk_and_the_next_does_not(asked):
+    run(microbatch_size="auto", memory_budget=BUDGET)
     ((make, arguments, found),) = asked
     assert 1 < found.size < DPSGD.chunk_size
     assert found.bytes <= BUDGET < found.next_bytes
