@@ -15,7 +15,7 @@ from dp_accounting import pld
 
 from dpjax import _check
 from dpjax._events import RandomAllocationDpEvent
-from dpjax.accounting import batches, rdp
+from dpjax.accounting import batches, events, rdp
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
 from dpjax.accounting.grids.grid import Grid, Laws
@@ -284,9 +284,12 @@ def _library_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
             _check.fail(what, "event", part, AccountingError)
         try:
             accountant.compose(part, count)
-        except (dp_accounting.UnsupportedEventError, NotImplementedError) as error:
+        except events.REFUSALS as error:
             raise AccountingError(
                 f"Expected an event that the PLD accountant supports under "
                 f"{relation.name}, got event={part!r}: {error}"
             ) from error
-    return Epsilon(accountant.get_epsilon(delta), method="pld")
+    value = accountant.get_epsilon(delta)
+    if math.isnan(value):
+        _check.fail("events of numbers in range", "event", parts, AccountingError)
+    return Epsilon(value, method="pld")
