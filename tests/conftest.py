@@ -24,8 +24,8 @@ hypothesis.settings.load_profile("dpjax")
 collect_ignore_glob = [
     "benchmarks/opacus_accounting.py",
     "benchmarks/opacus_audits.py",
+    "benchmarks/opacus_defects.py",
     "benchmarks/opacus_networks.py",
     "benchmarks/opacus_worker.py",
-    "defects_opacus.py",
-    "defects_tensorflow.py",
+    "benchmarks/tensorflow_defects.py",
 ]

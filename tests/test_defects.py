@@ -85,7 +85,7 @@ def served(package, variable, script):
         "-E",
         "-W",
         "ignore",
-        str(pathlib.Path(__file__).with_name(script)),
+        str(accounting_client.HERE / script),
     ]
     with accounting_client.Client(package, command, 120.0) as client:
         peer = Peer(client)
@@ -97,13 +97,13 @@ def served(package, variable, script):
 
 @pytest.fixture(scope="module")
 def opacus():
-    yield from served("opacus", "OPACUS_PYTHON", "defects_opacus.py")
+    yield from served("opacus", "OPACUS_PYTHON", "opacus_defects.py")
 
 
 @pytest.fixture(scope="module")
 def tensorflow_privacy():
     variable = "TENSORFLOW_PRIVACY_PYTHON"
-    yield from served("tensorflow-privacy", variable, "defects_tensorflow.py")
+    yield from served("tensorflow-privacy", variable, "tensorflow_defects.py")
 
 
 def test_01_noise_without_a_key_is_new_every_time():
