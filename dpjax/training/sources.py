@@ -3,6 +3,15 @@
 A source gives the rows of each chunk of indices, in the order of the steps, and nothing
 else is read of it. Which rows those are is a pure function of (key, step), so that a
 run goes on from any step with the rows that it would have had.
+
+A resumed run knows its data again by a hash that only the holder of the run's key can
+compute. Of arrays in memory it covers every byte. Of mapped files and records, which
+may be too many to be read, it covers their number, the shapes and dtypes, what a source
+says of itself (its attribute `fingerprint`, else its `repr` without addresses), and
+1024 examples that the key draws. So other data of the same shapes are told apart, and
+so is a change of every hundredth example (but for 3 times in 100,000); a change of a
+few among very many is not, unless `fingerprint` (a checksum of the files, a version)
+says so.
 """
 
 import abc
