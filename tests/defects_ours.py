@@ -177,14 +177,12 @@ def epsilon_of(event):
         return None
 
 
-def epsilon(noise_multiplier, sampling_prob, num_steps, delta):
+def epsilon(noise_multiplier, sampling_prob, num_steps, delta, accountant="exact"):
     """Return the epsilon of Poisson-sampled Gaussian steps."""
-    return dpjax.exact_epsilon(
-        noise_multiplier=noise_multiplier,
-        sampling_prob=sampling_prob,
-        num_steps=num_steps,
-        delta=delta,
+    event = accounting.accountants.dpsgd_event(
+        noise_multiplier, sampling_prob, num_steps
     )
+    return accounting.event_epsilon(event, delta, accountant=accountant)
 
 
 def steps_of_epoch(batches):
