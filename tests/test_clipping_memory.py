@@ -191,3 +191,9 @@ def test_where_nobody_says_a_budget_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(memory.os, "sysconf", unknown)
     with pytest.raises(memory.MemoryBudgetError, match="memory_budget=None"):
         memory.available_bytes()
+
+
+def test_a_compiler_that_does_not_say_is_an_error(monkeypatch):
+    monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: None)
+    with pytest.raises(memory.MemoryBudgetError, match="compiler says"):
+        found_with(10**6)

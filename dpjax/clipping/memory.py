@@ -107,8 +107,16 @@ def compiled_bytes(function: Callable[..., Any], *arguments: Any) -> int:
     Args:
       function: what JAX can compile.
       *arguments: pytrees of arrays or of `jax.ShapeDtypeStruct`.
+
+    Raises:
+      MemoryBudgetError: the compiler of this device does not say.
     """
     program: Any = jax.jit(function).lower(*arguments).compile().memory_analysis()
+    if program is None:
+        raise MemoryBudgetError(
+            "Expected a device whose compiler says what a program takes, got "
+            f"{jax.default_backend()!r}."
+        )
     return int(
         program.temp_size_in_bytes
         + program.argument_size_in_bytes

@@ -154,7 +154,7 @@ def _record_source(data: Any) -> Source:
 
 def _is_source(data: Any) -> bool:
     """Tell whether `data` is read by index, and no array nor a tree of arrays."""
-    if hasattr(data, "shape") or not jax.tree_util.all_leaves([data]):
+    if hasattr(data, "__array__") or not jax.tree_util.all_leaves([data]):
         return False
     readable = hasattr(data, "__len__") and hasattr(data, "__getitem__")
     return readable and not isinstance(data, str | bytes)
@@ -162,7 +162,7 @@ def _is_source(data: Any) -> bool:
 
 def _check_array(leaf: Any) -> None:
     """Refuse what NumPy would read record by record to make it an array."""
-    if hasattr(leaf, "shape") or np.isscalar(leaf):
+    if hasattr(leaf, "__array__") or np.isscalar(leaf):
         return
     expected = "arrays, or one source with __len__ and __getitem__ whose records are "
     expected += "examples (tuples, say)"
