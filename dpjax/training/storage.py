@@ -102,12 +102,23 @@ def read(path: pathlib.Path) -> tuple[Leaves, dict[str, Any]]:
 
 
 def _checkpointer(*, use_ocdbt: bool = False) -> Any:
-    """Return what writes and reads; it reads both layouts."""
+    """Return what reads and writes in this process, and waits for no other."""
+    index = jax.process_index()
+    alone = orbax.options.MultiprocessingOptions(
+        primary_host=index,
+        active_processes={index},
+        barrier_sync_key_prefix=f"dpjax-{index}",
+    )
+    arrays = orbax.PyTreeCheckpointHandler(
+        use_ocdbt=use_ocdbt, multiprocessing_options=alone
+    )
     return orbax.Checkpointer(
         orbax.CompositeCheckpointHandler(
-            leaves=orbax.PyTreeCheckpointHandler(use_ocdbt=use_ocdbt),
-            manifest=orbax.JsonCheckpointHandler(),
-        )
+            composite_options=orbax.CompositeOptions(multiprocessing_options=alone),
+            leaves=arrays,
+            manifest=orbax.JsonCheckpointHandler(multiprocessing_options=alone),
+        ),
+        multiprocessing_options=alone,
     )
 
 
