@@ -12,6 +12,7 @@ VERSIONS = {
     "prv-accountant": "0.2.0",
     "opacus": "1.6.0",
     "tensorflow-privacy": "0.9.0",
+    "tensorflow-empirical-privacy": "0.1.0",
 }
 """The versions that were asked; what cannot be installed has none."""
 
@@ -221,7 +222,7 @@ DEFECTS = (
         23,
         "A lower bound is the best of many thresholds, uncorrected; scores change the "
         "caller's arrays.",
-        (Sighting("tensorflow-privacy", "yes", "four of its five methods"),),
+        (Sighting("tensorflow-empirical-privacy", "yes", "four of its five methods"),),
         "Bounds hold for all thresholds at once; functions are pure.",
     ),
     Defect(

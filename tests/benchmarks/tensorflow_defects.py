@@ -1,7 +1,8 @@
 """Ask tensorflow-privacy for `test_defects`; run by an interpreter that has it.
 
-Questions and answers are those of `accounting_worker`. It is imported by name:
-its pins fit no current JAX, and so it is no extra of dpjax.
+Questions and answers are those of `accounting_worker`. It, and the attacks that come as
+tensorflow-empirical-privacy, are imported by name: their pins fit no current JAX, and
+so they are no extra of dpjax.
 """
 
 import importlib
@@ -68,8 +69,9 @@ def first_digits(count):
 
 
 def versions():
-    """Return the version that is asked."""
-    return {"tensorflow-privacy": importlib.metadata.version("tensorflow-privacy")}
+    """Return the versions of what is asked."""
+    names = ("tensorflow-privacy", "tensorflow-empirical-privacy")
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 TASKS = {
