@@ -116,7 +116,10 @@ DEFECTS = (
     Defect(
         10,
         "Batches are shuffled, and the account is of Poisson samples.",
-        (Sighting("opacus", "yes", "with `poisson_sampling=False`"),),
+        (
+            Sighting("opacus", "yes", "with `poisson_sampling=False`"),
+            Sighting("jax-privacy", "yes", "Keras, by default"),
+        ),
         "The sampler that draws the batches makes the event.",
     ),
     Defect(

@@ -165,30 +165,42 @@ def keras_batch_norm():
     return keras_api.make_private(model, keras_config(noise_multiplier=5.0))
 
 
-def keras_accumulated(seed):
-    """Return what 2 accumulated batches of 4 of 8 one-hot rows sum up to: (1, 8)."""
+def _keras_linear(noise_multiplier=0.1, **options):
+    """Return a private model of 8 rows, its kernel, and one-hot rows and targets."""
     keras, keras_api = _keras()
     kernel = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
     model = keras.Sequential([keras.Input((8,)), kernel])
-    settings = keras_config(
-        epsilon=1e9,
-        batch_size=4,
-        gradient_accumulation_steps=2,
-        train_steps=2,
-        train_size=8,
-        poisson_sampling_in_fit=True,
-        noise_multiplier=0.1,
-        seed=seed,
-    )
+    sizes = {"epsilon": 1e9, "batch_size": 4, "train_size": 8, "train_steps": 4}
+    settings = keras_config(noise_multiplier=noise_multiplier, **sizes, **options)
+    steps = settings.gradient_accumulation_steps
     model = keras_api.make_private(model, settings)
     model.compile(
-        optimizer=keras.optimizers.SGD(1.0, gradient_accumulation_steps=2),
+        optimizer=keras.optimizers.SGD(
+            1.0, gradient_accumulation_steps=steps if steps > 1 else None
+        ),
         loss=lambda _, predicted: jnp.sum(predicted, axis=-1),
     )
-    rows = 3 * np.eye(8, dtype=np.float32)
-    targets = np.zeros((8, 1), np.float32)
-    model.fit(rows, targets, batch_size=4, steps_per_epoch=2, verbose=0)
-    return np.asarray(kernel.kernel).reshape(1, 8) * settings.effective_batch_size
+    examples = 3 * np.eye(8, dtype=np.float32), np.zeros((8, 1), np.float32)
+    return model, kernel, examples
+
+
+def keras_accumulated(seed):
+    """Return what 2 accumulated batches of 4 of 8 one-hot rows sum up to: (1, 8)."""
+    model, kernel, examples = _keras_linear(
+        gradient_accumulation_steps=2, poisson_sampling_in_fit=True, seed=seed
+    )
+    model.fit(*examples, batch_size=4, steps_per_epoch=2, verbose=0)
+    return 8 * np.asarray(kernel.kernel).reshape(1, 8)
+
+
+def keras_epochs():
+    """Return how often each of 8 examples took part in each of 2 epochs."""
+    model, kernel, examples = _keras_linear(seed=0)
+    found = [np.zeros(8)]
+    for _ in range(2):
+        model.fit(*examples, batch_size=4, verbose=0)
+        found.append(-4 * np.asarray(kernel.kernel).ravel())
+    return np.rint(np.diff(found, axis=0))
 
 
 def accounted(event, times, count):

@@ -243,6 +243,16 @@ def test_10_is_seen_in_opacus(opacus):
     assert not checks.account_fits_the_batches(counts, epsilon, 1.0, 1e-5)
 
 
+@pinned("jax-privacy")
+@needs_keras
+def test_10_is_seen_in_jax_privacy():
+    stated = 4.0
+    sizes = {"batch_size": 4, "train_size": 64, "train_steps": 32}
+    peers.keras_config(epsilon=stated, noise_multiplier=1.0, **sizes)
+    counts = peers.keras_epochs()
+    assert not checks.account_fits_the_batches(counts, stated, 1.0, 1e-5)
+
+
 def test_11_example_enters_an_accumulated_step_once():
     assert checks.example_enters_a_step_once(ours.accumulated())
     assert checks.refuses(ours.refuse_multi_steps, ValueError)
