@@ -32,12 +32,14 @@ def fail(
 
 def real(name: str, value: Any) -> float:
     """Return `value` as a finite float."""
-    if isinstance(value, bool | str) or value is None:
+    if isinstance(value, bool | str | bytes) or value is None or np.ndim(value):
         fail("a real number", name, value, TypeError)
     try:
         number = float(value)
     except (TypeError, ValueError):
         fail("a real number", name, value, TypeError)
+    except OverflowError:
+        fail("a number that floats hold", name, value)
     if not math.isfinite(number):
         fail("a finite number", name, value)
     return number
@@ -106,7 +108,11 @@ def float_leaves(name: str, tree: ArrayTree) -> None:
     if not leaves:
         fail("a pytree with at least one array", name, tree)
     for path, leaf in leaves:
-        dtype = jnp.result_type(leaf)
+        try:
+            dtype = jnp.result_type(leaf)
+        except (TypeError, ValueError):
+            place = f"{name}{path_name(path)}"
+            fail("arrays", place, leaf, TypeError)
         if not jnp.issubdtype(dtype, jnp.inexact):
             fail(
                 "floating-point leaves",

@@ -24,6 +24,8 @@ hypothesis.settings.load_profile("dpjax")
 collect_ignore_glob = [
     "benchmarks/opacus_accounting.py",
     "benchmarks/opacus_audits.py",
+    "benchmarks/opacus_defects.py",
     "benchmarks/opacus_networks.py",
     "benchmarks/opacus_worker.py",
+    "benchmarks/tensorflow_defects.py",
 ]

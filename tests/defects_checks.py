@@ -1,6 +1,6 @@
 """What must hold, once a defect: each check takes what is to be asked, ours or a peer.
 
-A check returns whether it holds. Numbers of the checks are those of `defects_table`.
+A check returns whether it holds. Numbers of the checks are those of `defects_list`.
 """
 
 import itertools

@@ -1,5 +1,7 @@
 """dpjax, asked what `defects_checks` asks: each function is a user's plain call."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,11 @@ from dpjax import accounting, auditing, noise, optimizers, sampling, training
 from dpjax.noise import correlated
 
 PARAMS = jnp.zeros(4)
+
+fast_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+"""What compiles sooner: these functions run a few times each."""
 
 
 def plan(**options):
@@ -28,7 +35,7 @@ def first_update(transformation, rows):
     """Return the first update for per-example gradients, (values,)."""
     params = jnp.zeros(rows.shape[1:], rows.dtype)
     state = transformation.init(params)
-    updates, _ = jax.jit(transformation.update)(rows, state, params)
+    updates, _ = transformation.update(rows, state, params)
     return np.asarray(updates)
 
 
@@ -47,7 +54,7 @@ def runs():
 def beyond_the_end():
     """Return the noise of 5 compiled steps of a plan of 3."""
     private = _factorized([1.0, 0.5], num_steps=3).optimizer(optax.sgd(1.0), 0)
-    update = jax.jit(lambda state: private.update(jnp.zeros((4, 4)), state, PARAMS))
+    update = fast_jit(lambda state: private.update(jnp.zeros((4, 4)), state, PARAMS))
     state, found = private.init(PARAMS), []
     for _ in range(5):
         updates, state = update(state)
@@ -90,7 +97,7 @@ def adaptive(rows, draws, count_noise):
         return jnp.append(4 * average, share)
 
     keys = jax.random.key_data(jax.random.split(jax.random.key(1), draws))
-    return np.asarray(jax.jit(jax.vmap(one))(keys), np.float64)
+    return np.asarray(fast_jit(jax.vmap(one))(keys), np.float64)
 
 
 def _factorized(column, num_steps):
@@ -113,7 +120,7 @@ def band_noise(column):
     """Return the noise of each step's values, and the event's noise multiplier."""
     mechanism = _factorized(column, len(column))
     private, like = mechanism.optimizer(optax.identity(), 0), jnp.zeros(20_000)
-    update, state, found = jax.jit(private.update), private.init(like), []
+    update, state, found = fast_jit(private.update), private.init(like), []
     for _ in column:
         updates, state = update(jnp.zeros((1, 20_000)), state, like)
         found.append(4 * np.asarray(updates, np.float64))
@@ -134,9 +141,9 @@ def accumulated():
     """Return what steps of 8 one-hot rows sum up to, in chunks of 2: (steps, 8)."""
     mechanism = plan(num_steps=10, static_batch_size=2, noise_multiplier=0.1)
     rows, params = 3 * jnp.eye(8), jnp.zeros(8)
-    grads = jax.jit(mechanism.clipped_grad(lambda params, row: params @ row))
+    grads = fast_jit(mechanism.clipped_grad(lambda params, row: params @ row))
     private = mechanism.optimizer(optax.identity(), 0)
-    update, state, found = jax.jit(private.update), private.init(params), []
+    update, state, found = fast_jit(private.update), private.init(params), []
     for chunks in mechanism.batches(0):
         parts = [grads(params, rows[c.indices], mask=c.mask) for c in chunks]
         total = sum(parts[1:], start=parts[0]).without_per_example()
@@ -170,14 +177,12 @@ def epsilon_of(event):
         return None
 
 
-def epsilon(noise_multiplier, sampling_prob, num_steps, delta):
+def epsilon(noise_multiplier, sampling_prob, num_steps, delta, accountant="exact"):
     """Return the epsilon of Poisson-sampled Gaussian steps."""
-    return dpjax.exact_epsilon(
-        noise_multiplier=noise_multiplier,
-        sampling_prob=sampling_prob,
-        num_steps=num_steps,
-        delta=delta,
+    event = accounting.accountants.dpsgd_event(
+        noise_multiplier, sampling_prob, num_steps
     )
+    return accounting.event_epsilon(event, delta, accountant=accountant)
 
 
 def steps_of_epoch(batches):

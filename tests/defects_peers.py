@@ -1,9 +1,10 @@
 """Peers that share dpjax's interpreter, asked what `defects_checks` asks of dpjax.
 
 Each function is called as the peer's documentation says; no defaults are changed but
-those that a question names.
+those that a question names. A peer that may not be there is imported when it is asked.
 """
 
+import importlib
 import os
 import warnings
 
@@ -13,6 +14,10 @@ import numpy as np
 from optax import contrib
 
 PARAMS = jnp.zeros(4)
+
+
+def _jax_privacy(name):
+    return importlib.import_module(f"jax_privacy.{name}")
 
 
 def optax_step(transformation, rows):
@@ -45,8 +50,7 @@ def jax_privacy_runs():
 
 def jax_privacy_beyond_its_matrix():
     """Return the noise of 5 steps of a matrix of 3."""
-    from jax_privacy import noise_addition
-
+    noise_addition = _jax_privacy("noise_addition")
     noise = noise_addition.matrix_factorization_privatizer(
         jnp.eye(3), stddev=1.0, prng_key=0
     )
@@ -59,14 +63,12 @@ def jax_privacy_beyond_its_matrix():
 
 def jax_privacy_clipped(rows, clip_norm):
     """Return the clipped gradient of one example, in its own dtype."""
-    from jax_privacy import clipping
-
+    clipping = _jax_privacy("clipping")
     return clipping.clip_pytree(jnp.asarray(rows[0]), clip_norm)[0]
 
 
 def _band_plan(strategy, **options):
-    from jax_privacy.experimental import execution_plan
-
+    execution_plan = _jax_privacy("experimental.execution_plan")
     return execution_plan.BandMFExecutionPlanConfig(
         iterations=len(strategy),
         strategy=np.array(strategy),
@@ -90,14 +92,14 @@ def jax_privacy_band_noise(strategy, size=20_000):
 
 def jax_privacy_batch_norm(loss_fn, params, rows):
     """Return the gradients of a batched loss that mixes its rows."""
-    import jax_privacy
-
-    return jax_privacy.clipped_grad(loss_fn, l2_clip_norm=1.0)(params, rows)
+    return _jax_privacy("clipping").clipped_grad(loss_fn, l2_clip_norm=1.0)(
+        params, rows
+    )
 
 
 def jax_privacy_gaussian_audit(significance, delta):
     """Return the bound on epsilon that takes the trade-off curve for Gaussian."""
-    from jax_privacy import auditing
+    auditing = _jax_privacy("auditing")
 
     def bound(in_scores, out_scores):
         auditor = auditing.CanaryScoreAuditor(in_scores, out_scores)
@@ -108,8 +110,7 @@ def jax_privacy_gaussian_audit(significance, delta):
 
 def jax_privacy_noise(stddev):
     """Make noise and draw it once."""
-    from jax_privacy import noise_addition
-
+    noise_addition = _jax_privacy("noise_addition")
     noise = noise_addition.gaussian_privatizer(stddev=stddev)
     return noise.update(PARAMS, noise.init(PARAMS))[0]
 
@@ -126,21 +127,19 @@ def jax_privacy_seeded():
 
 def jax_privacy_shape_of_aux(batch_size):
     """Return the shape of auxiliary values of shape (1,) each."""
-    import jax_privacy
 
     def loss_fn(params, row):
         return jnp.sum(params * row), jnp.mean(row, axis=0)[:1]
 
-    grads = jax_privacy.clipped_grad(loss_fn, has_aux=True, l2_clip_norm=1.0)
+    grads = _jax_privacy("clipping").clipped_grad(
+        loss_fn, has_aux=True, l2_clip_norm=1.0
+    )
     return grads(jnp.ones(3), jnp.ones((batch_size, 3)))[1].aux.shape
 
 
 def _keras():
     os.environ.setdefault("KERAS_BACKEND", "jax")
-    import keras
-    from jax_privacy import keras_api
-
-    return keras, keras_api
+    return importlib.import_module("keras"), _jax_privacy("keras_api")
 
 
 def keras_config(**options):
@@ -166,30 +165,42 @@ def keras_batch_norm():
     return keras_api.make_private(model, keras_config(noise_multiplier=5.0))
 
 
-def keras_accumulated(seed):
-    """Return what 2 accumulated batches of 4 of 8 one-hot rows sum up to: (1, 8)."""
+def _keras_linear(noise_multiplier=0.1, **options):
+    """Return a private model of 8 rows, its kernel, and one-hot rows and targets."""
     keras, keras_api = _keras()
     kernel = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
     model = keras.Sequential([keras.Input((8,)), kernel])
-    settings = keras_config(
-        epsilon=1e9,
-        batch_size=4,
-        gradient_accumulation_steps=2,
-        train_steps=2,
-        train_size=8,
-        poisson_sampling_in_fit=True,
-        noise_multiplier=0.1,
-        seed=seed,
-    )
+    sizes = {"epsilon": 1e9, "batch_size": 4, "train_size": 8, "train_steps": 4}
+    settings = keras_config(noise_multiplier=noise_multiplier, **sizes, **options)
+    steps = settings.gradient_accumulation_steps
     model = keras_api.make_private(model, settings)
     model.compile(
-        optimizer=keras.optimizers.SGD(1.0, gradient_accumulation_steps=2),
+        optimizer=keras.optimizers.SGD(
+            1.0, gradient_accumulation_steps=steps if steps > 1 else None
+        ),
         loss=lambda _, predicted: jnp.sum(predicted, axis=-1),
     )
-    rows = 3 * np.eye(8, dtype=np.float32)
-    targets = np.zeros((8, 1), np.float32)
-    model.fit(rows, targets, batch_size=4, steps_per_epoch=2, verbose=0)
-    return np.asarray(kernel.kernel).reshape(1, 8) * settings.effective_batch_size
+    examples = 3 * np.eye(8, dtype=np.float32), np.zeros((8, 1), np.float32)
+    return model, kernel, examples
+
+
+def keras_accumulated(seed):
+    """Return what 2 accumulated batches of 4 of 8 one-hot rows sum up to: (1, 8)."""
+    model, kernel, examples = _keras_linear(
+        gradient_accumulation_steps=2, poisson_sampling_in_fit=True, seed=seed
+    )
+    model.fit(*examples, batch_size=4, steps_per_epoch=2, verbose=0)
+    return 8 * np.asarray(kernel.kernel).reshape(1, 8)
+
+
+def keras_epochs():
+    """Return how often each of 8 examples took part in each of 2 epochs."""
+    model, kernel, examples = _keras_linear(seed=0)
+    found = [np.zeros(8)]
+    for _ in range(2):
+        model.fit(*examples, batch_size=4, verbose=0)
+        found.append(-4 * np.asarray(kernel.kernel).ravel())
+    return np.rint(np.diff(found, axis=0))
 
 
 def accounted(event, times, count):
@@ -204,8 +215,7 @@ def accounted(event, times, count):
 
 def prv_epsilon(noise_multiplier, sampling_prob, num_steps, delta):
     """Return prv_accountant's estimate of epsilon."""
-    import prv_accountant
-
+    prv_accountant = importlib.import_module("prv_accountant")
     step = prv_accountant.PoissonSubsampledGaussianMechanism(
         sampling_probability=sampling_prob, noise_multiplier=noise_multiplier
     )

@@ -69,6 +69,15 @@ def test_every_leaf_comes_back_bit_for_bit(directory):
     assert isinstance(found.tree["wide"], np.ndarray)
 
 
+@pytest.mark.parametrize("count", [1, 200])
+def test_few_arrays_and_many_come_back_from_their_layouts(directory, count):
+    tree = {str(number): np.arange(number + 1.0) for number in range(count)}
+    checkpoints.save(directory, 1, tree, {}, keep=1)
+    assert leaf_bytes(checkpoints.restore(directory, tree).tree) == leaf_bytes(tree)
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    assert len(files) < 40
+
+
 def test_only_the_newest_are_kept_and_the_newest_is_read(directory):
     for step in (1, 2, 9, 10):
         checkpoints.save(directory, step, {"a": np.full(2, step)}, {}, keep=2)

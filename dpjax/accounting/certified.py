@@ -21,7 +21,8 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     Plain Gaussian releases, and a single sampled one, have a closed form whose number
     is rounded up by more than its error. The others are composed on a grid, of laws
     that dominate the true ones (`dominating`), with a bound on all that composing
-    leaves out or rounds (`bound`, which has the proof).
+    leaves out or rounds (`bound`, which has the proof). Where that is more, or has no
+    end, the bound is that of the releases without sampling, by their closed form.
 
     Args:
       parts: Gaussian releases, plain or Poisson sampled.
@@ -48,7 +49,8 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     if not pld.fits_a_grid(parts):
         what = "noise multipliers of at least 1/16, or another accountant"
         _check.fail(what, "event", [part for part, _ in parts], AccountingError)
-    value = _upper(parts, delta, relation)
+    plain = pld.epsilon(pld.unsampled(parts), delta, relation)
+    value = min(float(plain), _upper(parts, delta, relation))
     return Epsilon(value, error=value - (truth - truth.error), method="certified")
 
 

@@ -21,6 +21,15 @@ Parts: TypeAlias = list[tuple[Event, int]]
 
 NON_PRIVATE = dp_accounting.NonPrivateDpEvent()
 
+REFUSALS = (
+    dp_accounting.UnsupportedEventError,
+    ArithmeticError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+"""What dp_accounting's accountants raise for events, or numbers, that they refuse."""
+
 _BATCHES = (
     dp_accounting.SampledWithReplacementDpEvent,
     dp_accounting.SampledWithoutReplacementDpEvent,

@@ -160,7 +160,9 @@ def _of_sampled(parts: Parts, delta: float, relation: Relation) -> Epsilon:
 
 def _without_contour(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return the least of the PLD bound, that without sampling, and the Renyi bound."""
-    bounds = [pld.epsilon(some, delta, relation) for some in (parts, _plain(parts))]
+    bounds = [
+        pld.epsilon(some, delta, relation) for some in (parts, pld.unsampled(parts))
+    ]
     return min(*bounds, rdp.epsilon(parts, delta, relation))
 
 
@@ -170,7 +172,8 @@ def _curve_without_contour(
     """Return the same after several numbers of steps, one step releasing `parts`."""
     steps = [int(number) for number in numbers]
     curves = [
-        pld.curve(some, delta, relation, steps) for some in (parts, _plain(parts))
+        pld.curve(some, delta, relation, steps)
+        for some in (parts, pld.unsampled(parts))
     ]
     values = np.minimum(*curves)
     # The Renyi bound is the least, if ever, where a grid is too coarse.
@@ -178,11 +181,6 @@ def _curve_without_contour(
     if (ends > values[[0, -1]]).all():
         return values
     return np.minimum(values, rdp.curve(parts, delta, relation, steps))
-
-
-def _plain(parts: Parts) -> Parts:
-    """Return `parts` without their sampling."""
-    return [(getattr(part, "event", part), count) for part, count in parts]
 
 
 def _worse(both: Sequence[Side], delta: float) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from dp_accounting import pld
 
 from dpjax import _check
 from dpjax._events import RandomAllocationDpEvent
-from dpjax.accounting import batches, rdp
+from dpjax.accounting import batches, events, rdp
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
 from dpjax.accounting.events import Event, Parts, Relation
 from dpjax.accounting.grids.grid import Grid, Laws
@@ -57,6 +57,8 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     | Gaussian, sampled in any of our     | a grid that fits           | estimated |
     | ways (`batches`), or mixtures       |                            |           |
     | the same, a noise multiplier < 1/16 | Renyi, or without sampling | unknown   |
+    | the same, delta below what a grid   | Renyi, or without sampling | unknown   |
+    | tells from rounding                 |                            |           |
     | others                              | dp_accounting's grid       | unknown   |
 
     The estimate is the distance to the number of a grid half as fine. As the excess of
@@ -93,6 +95,8 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
         interval=2 * grid.interval,
     )
     value = grid.epsilon(grid.laws(), counts, delta)
+    if not math.isfinite(value):
+        return _rough_epsilon(parts, delta, relation)
     coarse_value = coarser.epsilon(coarser.laws(), counts, delta)
     return Epsilon(value, error=abs(coarse_value - value), method="pld")
 
@@ -112,7 +116,11 @@ def curve(
         laws = grid.laws()
 
         def after(number: int) -> float:
-            return grid.epsilon(laws, [number * count for _, count in parts], delta)
+            value = grid.epsilon(laws, [number * count for _, count in parts], delta)
+            if math.isfinite(value):
+                return value
+            scaled = [(part, number * count) for part, count in parts]
+            return _rough_epsilon(scaled, delta, relation)
     else:
 
         def after(number: int) -> float:
@@ -167,6 +175,11 @@ def is_sampled(parts: Parts) -> bool:
     return any(_is_sampled(part) for part, _ in parts)
 
 
+def unsampled(parts: Parts) -> Parts:
+    """Return Gaussian `parts` without their sampling."""
+    return [(getattr(part, "event", part), count) for part, count in parts]
+
+
 def _is_sampled(part: Event) -> bool:
     return isinstance(part, dp_accounting.PoissonSampledDpEvent)
 
@@ -219,7 +232,8 @@ def fits_a_grid(parts: Parts) -> bool:
 def _common_noise(part: Event) -> float:
     """Return the noise over the largest shift of `part` that is not a rare one."""
     if _is_mixture(part):
-        return 1 / mixture.from_event(part).common_shift
+        shift = mixture.from_event(part).common_shift
+        return 1 / shift if shift else math.inf
     if isinstance(part, dp_accounting.TruncatedSubsampledGaussianDpEvent):
         return part.noise_multiplier / 2
     noise = part.event.noise_multiplier
@@ -270,9 +284,12 @@ def _library_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
             _check.fail(what, "event", part, AccountingError)
         try:
             accountant.compose(part, count)
-        except (dp_accounting.UnsupportedEventError, NotImplementedError) as error:
+        except events.REFUSALS as error:
             raise AccountingError(
                 f"Expected an event that the PLD accountant supports under "
                 f"{relation.name}, got event={part!r}: {error}"
             ) from error
-    return Epsilon(accountant.get_epsilon(delta), method="pld")
+    value = accountant.get_epsilon(delta)
+    if math.isnan(value):
+        _check.fail("events of numbers in range", "event", parts, AccountingError)
+    return Epsilon(value, method="pld")

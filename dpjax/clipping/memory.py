@@ -1,5 +1,6 @@
 """The largest microbatch whose gradient fits a budget, by XLA's own account."""
 
+import itertools
 import math
 import os
 import pathlib
@@ -106,8 +107,16 @@ def compiled_bytes(function: Callable[..., Any], *arguments: Any) -> int:
     Args:
       function: what JAX can compile.
       *arguments: pytrees of arrays or of `jax.ShapeDtypeStruct`.
+
+    Raises:
+      MemoryBudgetError: the compiler of this device does not say.
     """
     program: Any = jax.jit(function).lower(*arguments).compile().memory_analysis()
+    if program is None:
+        raise MemoryBudgetError(
+            "Expected a device whose compiler says what a program takes, got "
+            f"{jax.default_backend()!r}."
+        )
     return int(
         program.temp_size_in_bytes
         + program.argument_size_in_bytes
@@ -143,8 +152,8 @@ def _largest(
 ) -> FittingSize:
     """Return the largest candidate that fits; bytes are taken to grow with the size.
 
-    What a size takes is close to a line, on which the next one to try is read off; a
-    bracket that shrinks on one side only is halved instead.
+    What a size takes is close to a line, on which the next one to try is read off; now
+    and then the bracket is halved instead, in case it is not.
     """
     low, high = 0, len(candidates) - 1
     most = measure(candidates[high])
@@ -156,13 +165,13 @@ def _largest(
             f"Expected a budget of at least {least} bytes, which one example at a time "
             f"takes, got memory_budget={budget}."
         )
-    halve = False
-    while high - low > 1:
+    for trial in itertools.count():
+        if high - low == 1:
+            break
         middle = _between(candidates, low, high, (budget - least) / (most - least))
-        if halve:
+        if trial % 3 == 2:
             middle = (low + high) // 2
         taken = measure(candidates[middle])
-        halve = max(middle - low, high - middle) > 1 and not halve
         if taken <= budget:
             low, least = middle, taken
         else:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from dpjax import _files
 from dpjax.report.folder import ReportError
 
 SPACE = "\N{NO-BREAK SPACE}"
@@ -131,6 +132,7 @@ def write_private(path: pathlib.Path, text: str) -> pathlib.Path:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), _files.PRIVATE_FILE)
             file.write(text.encode("utf-8", errors="replace"))
             file.flush()
             os.fsync(file.fileno())

@@ -39,6 +39,9 @@ class Users:
     its sampler, whichever it is, draws users. A user may be any group that has examples
     of its own: a person, a household, a task.
 
+    Whose an example is has to be looked up: that takes 4 bytes an example and 8 a user
+    (and their `ids`) for as long as it lives. What is drawn takes memory for the batch.
+
     Guarantee:
       With the gradients of whole rows clipped (`mean_loss` has one loss a row), and
       `num_examples=num_users`, the guarantee of a mechanism is about all examples of a

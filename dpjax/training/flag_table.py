@@ -43,10 +43,9 @@ FLAGS: tuple[_Flag, ...] = (
         tuple(CLIPPING),
         "How gradients are bounded: scaled down to the norm, as a whole or each layer "
         "to its share of it; all of them scaled to about the norm; a norm that "
-        "follows a quantile of the gradients', from --l2_norm_clip on, or goes from there "
-        "to --final_l2_norm_clip; each coordinate "
-        "scaled by what was released before; or the rows of tables that a batch "
-        "touches often alone.",
+        "follows a quantile of the gradients', from --l2_norm_clip on, or goes from "
+        "there to --final_l2_norm_clip; each coordinate scaled by what was released "
+        "before; or the rows of tables that a batch touches often alone.",
         default="norm",
     ),
     _float("target_quantile", "For --clipping=adaptive; 0.5 if not given."),

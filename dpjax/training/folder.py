@@ -100,6 +100,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     try:
         _files.make_folder(path)
         lock = os.open(path / _LOCK, os.O_WRONLY | os.O_CREAT, _files.PRIVATE_FILE)
+        os.fchmod(lock, _files.PRIVATE_FILE)
     except OSError as error:
         raise RunFolderError(
             f"Expected a folder that can be written ({error.strerror}), got "

@@ -69,9 +69,9 @@ def fit(
       params: pytree of floating-point arrays.
       data: the private examples: one pytree of arrays `(num_examples, ...)`, NumPy or
         JAX, or a tuple of them, such as `(x, y)`, passed as separate arguments. Or a
-        Grain random-access source or `grain.MapDataset` whose records are one example
-        each. What is on the disk (`np.memmap` too) is never loaded whole: see
-        `sources`.
+        Grain random-access source or `grain.MapDataset`, each record of which is such
+        an example, and each example one record. What is on the disk (`np.memmap` too)
+        is never loaded whole; see `sources` for how it is known again.
       optimizer: a plain optax optimizer; the mechanism makes it private.
       key: seed or PRNG key of sampling, noise and the loss's own randomness. None draws
         fresh entropy from the operating system, which a model that is to be released
@@ -110,6 +110,8 @@ def fit(
         cannot be written. `ResumeError`: it holds another run; the differences are
         named.
       CheckpointError: a checkpoint could not be written, or none that is whole is left.
+      DataError: a record could not be read, or is not like the first: the run can be
+        resumed at its last checkpoint. `MemoryBudgetError`: no microbatch fits.
       Interrupted: SIGINT or SIGTERM arrived; the exit code is 130 or 143.
 
     Guarantee: the parameters of every step, their average, and what is computed from
@@ -126,6 +128,19 @@ def fit(
       ...              optax.sgd(0.1), delta=1e-5, logging=Logging(progress=False))
       >>> result.steps, round(result.epsilon["exact"], 2)
       (5, 1.21)
+
+      Data of any size on the disk are read row by row, by anything that has these two
+      methods (`grain.sources.ArrayRecordDataSource` is one):
+
+      >>> class Rows:
+      ...     def __len__(self):
+      ...         return 100
+      ...     def __getitem__(self, index):
+      ...         return jnp.ones(())  # np.load(f"{index}.npy"), say
+      >>> from_disk = fit(plan, lambda w, x: (w - x) ** 2, jnp.zeros(()), Rows(),
+      ...                 optax.sgd(0.1), logging=Logging(progress=False))
+      >>> from_disk.steps
+      5
     """
     request = Request(
         mechanism=mechanism,

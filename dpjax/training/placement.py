@@ -33,7 +33,8 @@ class Placement:
     Attributes:
       mesh: from `jax.make_mesh`, with devices of every process. Examples are split over
         all of its axes, parameters and the optimizer's state over the last. None has
-        one axis, "data", of all devices.
+        one axis, "data", of all devices; one of `jax.devices()[0]` alone is a run on
+        one device.
       shard_params: whether each device holds only its part of the parameters (FSDP, or
         ZeRO 3), gathered for each gradient; else it holds them whole, and its part of
         the optimizer's state only (ZeRO 1). In the first case, the arrays in
@@ -51,10 +52,9 @@ class Placement:
         parameter models, arXiv 1910.02054.
 
     >>> import jax.numpy as jnp
-    >>> mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
-    >>> layout = Placement(mesh, shard_params=True).layout({"w": jnp.zeros((8, 512))})
-    >>> layout.split({"w": jnp.zeros((8, 512))})["w"].spec
-    PartitionSpec(None, 'data')
+    >>> one = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    >>> Placement(one).layout({"w": jnp.zeros(3)}).num_devices
+    1
     """
 
     mesh: Mesh | None = None
@@ -81,13 +81,13 @@ class Placement:
         mesh = self.mesh
         if mesh is None:
             devices = jax.devices()
-            if len(devices) == 1:
-                return SINGLE
             mesh = jax.make_mesh((len(devices),), (_AXIS,), devices=devices)
         found = {device.process_index for device in mesh.devices.flat}
         if found != set(range(jax.process_count())):
             expected = f"devices of all {jax.process_count()} processes"
             _check.fail(expected, "mesh", mesh)
+        if list(mesh.devices.flat) == jax.devices()[:1]:
+            return SINGLE
         # The axes that XLA may choose itself: a loss has no shardings in its types.
         automatic = (AxisType.Auto,) * len(mesh.axis_names)
         mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic)

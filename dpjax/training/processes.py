@@ -121,6 +121,8 @@ def same_tree(tree: ArrayTree) -> ArrayTree:
 
 def _sent(leaf: np.ndarray) -> np.ndarray:
     """Return an array of the first process. As bytes: a sum with 0 changes a -0."""
+    if not leaf.size:
+        return leaf
     content = np.frombuffer(leaf.tobytes(), np.uint8)
     received = multihost_utils.broadcast_one_to_all(content)
     return np.frombuffer(received.tobytes(), leaf.dtype).reshape(leaf.shape)

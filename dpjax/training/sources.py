@@ -3,6 +3,15 @@
 A source gives the rows of each chunk of indices, in the order of the steps, and nothing
 else is read of it. Which rows those are is a pure function of (key, step), so that a
 run goes on from any step with the rows that it would have had.
+
+A resumed run knows its data again by a hash that only the holder of the run's key can
+compute. Of arrays in memory it covers every byte. Of mapped files and records, which
+may be too many to be read, it covers their number, the shapes and dtypes, what a source
+says of itself (its attribute `fingerprint`, else its `repr` without addresses), and
+1024 examples that the key draws. So other data of the same shapes are told apart, and
+so is a change of every hundredth example (but for 3 times in 100,000); a change of a
+few among very many is not, unless `fingerprint` (a checksum of the files, a version)
+says so.
 """
 
 import abc
@@ -145,7 +154,7 @@ def _record_source(data: Any) -> Source:
 
 def _is_source(data: Any) -> bool:
     """Tell whether `data` is read by index, and no array nor a tree of arrays."""
-    if hasattr(data, "shape") or not jax.tree_util.all_leaves([data]):
+    if hasattr(data, "__array__") or not jax.tree_util.all_leaves([data]):
         return False
     readable = hasattr(data, "__len__") and hasattr(data, "__getitem__")
     return readable and not isinstance(data, str | bytes)
@@ -153,7 +162,7 @@ def _is_source(data: Any) -> bool:
 
 def _check_array(leaf: Any) -> None:
     """Refuse what NumPy would read record by record to make it an array."""
-    if hasattr(leaf, "shape") or np.isscalar(leaf):
+    if hasattr(leaf, "__array__") or np.isscalar(leaf):
         return
     expected = "arrays, or one source with __len__ and __getitem__ whose records are "
     expected += "examples (tuples, say)"

@@ -12,6 +12,7 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,6 +31,13 @@ UNFINISHED = ".unfinished"
 """Part of the name of a directory that is being written."""
 
 _SUMS = "SHA256SUMS"
+
+_MANY = 64
+"""Arrays above which all go into a few files (OCDBT) and not each into its own.
+
+Some kilobytes of memory stay behind with each checkpoint written so, which would show
+over the very many checkpoints of a small model.
+"""
 
 Leaves = dict[str, np.ndarray]
 
@@ -51,7 +59,7 @@ def write(path: pathlib.Path, step: int, leaves: Leaves, record: dict) -> None:
         manifest=orbax.args.JsonSave(manifest),
     )
     unfinished = path.with_name(path.name + UNFINISHED)
-    with _checkpointer() as checkpointer:
+    with _checkpointer(use_ocdbt=len(leaves) > _MANY) as checkpointer:
         checkpointer.save(unfinished, args=args)
     sums = [
         f"{_file_digest(unfinished / name)}  {name}"
@@ -93,12 +101,24 @@ def read(path: pathlib.Path) -> tuple[Leaves, dict[str, Any]]:
     return leaves, manifest["record"]
 
 
-def _checkpointer() -> Any:
+def _checkpointer(*, use_ocdbt: bool = False) -> Any:
+    """Return what reads and writes in this process, and waits for no other."""
+    index = jax.process_index()
+    alone = orbax.options.MultiprocessingOptions(
+        primary_host=index,
+        active_processes={index},
+        barrier_sync_key_prefix=f"dpjax-{index}",
+    )
+    arrays = orbax.PyTreeCheckpointHandler(
+        use_ocdbt=use_ocdbt, multiprocessing_options=alone
+    )
     return orbax.Checkpointer(
         orbax.CompositeCheckpointHandler(
-            leaves=orbax.PyTreeCheckpointHandler(),
-            manifest=orbax.JsonCheckpointHandler(),
-        )
+            composite_options=orbax.CompositeOptions(multiprocessing_options=alone),
+            leaves=arrays,
+            manifest=orbax.JsonCheckpointHandler(multiprocessing_options=alone),
+        ),
+        multiprocessing_options=alone,
     )
 
 

@@ -84,16 +84,17 @@ def deltas(
     """Return the deltas at `epsilons` of `repeats` steps, from `line.logs(repeats)`."""
     origin = logs[:, :1].real
     turns = line.z.imag * epsilons[:, None]
-    terms = np.exp(logs - origin - 1j * turns)
-    terms[:, 0] *= 0.5
-    total = terms.real.sum(axis=1)
-    slope = (terms @ line.z).real
-    sizes = np.abs(terms)
     known = np.abs(origin) + np.abs(line.tilt * epsilons[:, None]) + 4
     errors = _ULP * (known + np.abs(logs.imag) + np.abs(turns))
     errors += repeats[:, None] * line.rounding
     scale = math.log(line.step / math.pi) + origin[:, 0] - line.tilt * epsilons
-    absolute = (errors * sizes).sum(axis=1)
+    # Where the first node is far from the largest, all is rounding, and infinite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        terms = np.exp(logs - origin - 1j * turns)
+        terms[:, 0] *= 0.5
+        total = terms.real.sum(axis=1)
+        slope = (terms @ line.z).real
+        absolute = (errors * np.abs(terms)).sum(axis=1)
     if line.beyond[0] < 0:
         values, slopes = line.above(repeats, epsilons)
         shrink = np.exp(-scale)

@@ -24,6 +24,9 @@ _LAW_POINTS = 2**18
 _TOTAL_POINTS = 2**20
 """Most grid points of one law, and of the composition: a bound on time and memory."""
 
+_WINDOW_POINTS = 2**22
+"""Most grid points of a window with less tilt, which is longer."""
+
 _ROUNDS = 6
 """How often a tilt is divided by four where epsilon is below its window."""
 
@@ -46,11 +49,14 @@ class Grid:
       pairs: output laws of the releases.
       tail: mass of one law beyond the ends of the grid.
       interval: distance of grid points, in nats.
+      coarse: whether that is more than the losses ask for, so that those of the grid
+        may add up to something else.
     """
 
     pairs: tuple[Laws, ...]
     tail: float
     interval: float
+    coarse: bool = False
 
     @classmethod
     def choose(
@@ -69,12 +75,14 @@ class Grid:
           side: 0 or 1 for one that only fits losses when one is removed, or added.
         """
         tail = max(_TAIL * delta / sum(counts), 1e-300)
-        grid = cls(tuple(pairs), tail, _interval(pairs, counts, tail, side or 0))
+        wanted, width = _wanted_interval(pairs, counts, tail, side or 0)
+        grid = cls(tuple(pairs), tail, max(wanted, width / _LAW_POINTS))
         windows = grid.windows(counts, delta)
         if side is not None:
             windows = windows[side : side + 1]
         span = max(view.high - view.low for view in windows) / _TOTAL_POINTS
-        return dataclasses.replace(grid, interval=max(grid.interval, span))
+        interval = max(grid.interval, span)
+        return dataclasses.replace(grid, interval=interval, coarse=interval > wanted)
 
     def laws(self) -> list[list[privacy_loss.LossLaw]]:
         """Return the laws of all releases on the grid, for each direction."""
@@ -88,13 +96,29 @@ class Grid:
         return self._directions(both)
 
     def windows(
-        self, counts: Sequence[int], delta: float, most_tilt: float = math.inf
+        self,
+        counts: Sequence[int],
+        delta: float,
+        most_tilt: float = math.inf,
+        laws: list[list[privacy_loss.LossLaw]] | None = None,
     ) -> list[window.Window]:
-        """Return the window of the composition, for each direction."""
+        """Return the window of the composition, for each direction.
+
+        Where the grid is coarse, and its `laws` are given and add up to something else,
+        the window is theirs: what is outside of it would wrap around.
+        """
         directions = self._directions([pair.nodes(self.tail) for pair in self.pairs])
-        return [
+        views = [
             window.find_window(side, counts, delta, most_tilt) for side in directions
         ]
+        if laws is None or not self.coarse:
+            return views
+        for index, side in enumerate(laws):
+            own = [self._nodes(law) for law in side]
+            view = views[index]
+            if not window.agree(directions[index], own, counts, view):
+                views[index] = window.find_window(own, counts, delta, most_tilt)
+        return views
 
     def epsilon(
         self,
@@ -113,18 +137,18 @@ class Grid:
         if sum(count * pair.distance for pair, count in pairs) <= delta:
             return 0.0
         largest = 0.0
-        views = self.windows(counts, delta)
-        for index, (side, view) in enumerate(zip(laws, views, strict=True)):
+        views = self.windows(counts, delta, laws=laws)
+        for index, view in enumerate(views):
             # Adding often costs so much less than removing that a bound tells.
             if view.bound > 0.99 * largest:
-                value = self._of_side(index, side, view, counts, delta)
+                value = self._of_side(index, laws, view, counts, delta)
                 largest = max(largest, value)
         return largest
 
     def _of_side(
         self,
         index: int,
-        laws: Sequence[privacy_loss.LossLaw],
+        laws: list[list[privacy_loss.LossLaw]],
         view: window.Window,
         counts: Sequence[int],
         delta: float,
@@ -135,14 +159,26 @@ class Grid:
         """
         value = math.inf
         for _ in range(_ROUNDS):
+            if self._is_long(view):
+                break
             found = composition.epsilon(
-                laws, counts, view, interval=self.interval, delta=delta
+                laws[index], counts, view, interval=self.interval, delta=delta
             )
             value = min(value, found)
             if found > view.least or view.least <= 0 or not view.tilt:
                 break
-            view = self.windows(counts, delta, view.tilt / 4)[index]
+            view = self.windows(counts, delta, view.tilt / 4, laws)[index]
         return value
+
+    def _nodes(self, law: privacy_loss.LossLaw) -> privacy_loss.Nodes:
+        """Return a law on the grid as a rule; its infinite losses are paid for."""
+        places = np.flatnonzero(law.masses)
+        losses = self.interval * (law.lowest + places)
+        return privacy_loss.Nodes(losses, np.log(law.masses[places]))
+
+    def _is_long(self, view: window.Window) -> bool:
+        """Tell whether a window has more points than are worth their time."""
+        return view.high - view.low > _WINDOW_POINTS * self.interval
 
     def log_delta(
         self,
@@ -158,15 +194,19 @@ class Grid:
           counts: one per pair, at least 1.
           epsilon: at least 0.
           delta: what the grid was chosen for.
+
+        Returns:
+          A bound on it: 0, which says nothing, where that takes too many points.
         """
         logs = []
-        for index, (side, view) in enumerate(
-            zip(laws, self.windows(counts, delta), strict=True)
-        ):
+        views = self.windows(counts, delta, laws=laws)
+        for index, (side, view) in enumerate(zip(laws, views, strict=True)):
             for _ in range(_ROUNDS):
                 if epsilon >= view.least:
                     break
-                view = self.windows(counts, delta, view.tilt / 4)[index]
+                view = self.windows(counts, delta, view.tilt / 4, laws)[index]
+            if self._is_long(view._replace(low=min(view.low, epsilon))):
+                return 0.0
             logs.append(
                 composition.log_delta(
                     side,
@@ -187,17 +227,17 @@ class Grid:
         return [removed, [side for _, side in both]]
 
 
-def _interval(
+def _wanted_interval(
     pairs: Sequence[Laws],
     counts: Sequence[int],
     tail: float,
     side: int,
-) -> float:
-    """Return the interval that the laws ask for, in nats.
+) -> tuple[float, float]:
+    """Return the interval that the laws ask for, and their width, in nats.
 
     A loss l between two grid points that are h apart gains a variance of at most
     min(h^2 / 4, |l| h): the largest h that keeps the sum of these below its share of
-    the total variance, or, where that takes too many points, the least that does not.
+    the total variance.
     """
     variance = size = width = 0.0
     for pair, count in zip(pairs, counts, strict=True):
@@ -207,5 +247,4 @@ def _interval(
         variance += count * float(weights @ (losses - weights @ losses) ** 2)
         width = max(width, float(np.ptp(losses)))
     allowed = _EXTRA_VARIANCE * variance
-    wanted = max(math.sqrt(4 * allowed / sum(counts)), allowed / size)
-    return max(wanted, width / _LAW_POINTS)
+    return max(math.sqrt(4 * allowed / sum(counts)), allowed / size), width

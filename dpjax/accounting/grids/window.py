@@ -72,12 +72,7 @@ def find_window(
       most_tilt: at least 0; less than the default keeps small losses apart from
         rounding, at the cost of the tail.
     """
-    size = max(rule.losses.size for rule in nodes)
-    quadrature = _Quadrature(
-        np.stack([_padded(rule.losses, size, rule.losses[0]) for rule in nodes]),
-        np.stack([_padded(_normal(rule), size, -np.inf) for rule in nodes]),
-        np.array(counts, dtype=float),
-    )
+    quadrature = _quadrature(nodes, counts)
     log_delta = math.log(delta)
     saddle = _saddle(quadrature, log_delta)
     bound = _cumulants(quadrature, saddle)[1]
@@ -91,6 +86,38 @@ def find_window(
             break
     low, high = _ends(quadrature, tilt, _LOG_OUTSIDE - log_tail)
     return Window(low, high, bound, tilt, rounding)
+
+
+def agree(
+    some: Sequence[Nodes], others: Sequence[Nodes], counts: Sequence[int], view: Window
+) -> bool:
+    """Tell whether totals of two kinds of laws are alike, tilted or not.
+
+    Args:
+      some: rules of the losses that a window was found for.
+      others: rules of as many others.
+      counts: how often each loss is composed.
+      view: the window.
+    """
+    pair = [_quadrature(nodes, counts) for nodes in (some, others)]
+    for tilt in (0.0, view.tilt):
+        (log_a, mean_a, square_a), (log_b, mean_b, square_b) = (
+            _cumulants(quadrature, tilt) for quadrature in pair
+        )
+        if abs(mean_a - mean_b) > 1e-2 * (view.high - view.low):
+            return False
+        if abs(log_a - log_b) > 0.1 or abs(square_a - square_b) > 0.05 * square_a:
+            return False
+    return True
+
+
+def _quadrature(nodes: Sequence[Nodes], counts: Sequence[int]) -> "_Quadrature":
+    size = max(rule.losses.size for rule in nodes)
+    return _Quadrature(
+        np.stack([_padded(rule.losses, size, rule.losses[0]) for rule in nodes]),
+        np.stack([_padded(_normal(rule), size, -np.inf) for rule in nodes]),
+        np.array(counts, dtype=float),
+    )
 
 
 def _normal(rule: Nodes) -> np.ndarray:

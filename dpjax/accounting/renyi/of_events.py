@@ -110,11 +110,13 @@ def _other_divergences(
     accountant = rdp.RdpAccountant(list(orders), relation)
     try:
         found = accountant.compose(part).rdp
-    except dp_accounting.UnsupportedEventError as error:
+    except events.REFUSALS as error:
         raise AccountingError(
             f"Expected an event that the RDP accountant supports, got event={part!r}: "
             f"{error}"
         ) from error
+    if np.isnan(found).any():
+        _check.fail("an event of numbers in range", "event", part, AccountingError)
     return np.maximum(found, 0.0) + _LIBRARY_ROUNDING / (orders - 1)
 
 

@@ -88,6 +88,8 @@ def as_rule(l2_norm_clip: Any) -> ClippingRule:
       TypeError: a clip norm that is not a number.
     """
     if isinstance(l2_norm_clip, ClippingRule):
+        # JAX makes rules of placeholders, so that they cannot tell what they are given.
+        checked_clip_norm(l2_norm_clip.sensitivity)
         return l2_norm_clip
     leaves, groups = jax.tree.flatten(l2_norm_clip, is_leaf=lambda leaf: leaf is None)
     if not leaves:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpjax import _check
 from dpjax.clipping.rules.grouping import Group
@@ -113,7 +114,7 @@ class PerSampleAdaptive:
 
 def _set_checked(rule: Automatic | PerSampleAdaptive) -> None:
     # What jax puts in a rule's place while it looks at its structure is no number.
-    if isinstance(rule.l2_norm_clip, (int, float, jax.Array)):
+    if isinstance(rule.l2_norm_clip, (int, float, jax.Array, np.generic, np.ndarray)):
         clip_norm = checked_clip_norm(rule.l2_norm_clip)
         object.__setattr__(rule, "l2_norm_clip", clip_norm)
 

@@ -1,26 +1,30 @@
 """Ask tensorflow-privacy for `test_defects`; run by an interpreter that has it.
 
-Questions and answers are those of `benchmarks/accounting_worker`.
+Questions and answers are those of `accounting_worker`. It, and the attacks that come as
+tensorflow-empirical-privacy, are imported by name: their pins fit no current JAX, and
+so they are no extra of dpjax.
 """
 
+import importlib
 import importlib.metadata
 import os
-import pathlib
-import sys
 import warnings
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "benchmarks"))
 
 import accounting_worker
 import numpy as np
-import tensorflow as tf
-import tensorflow_privacy
-from tensorflow_privacy.privacy.privacy_tests import epsilon_lower_bound
-from tensorflow_privacy.privacy.privacy_tests.membership_inference_attack import (
-    advanced_mia,
-)
-from tensorflow_privacy.privacy.privacy_tests.secret_sharer import generate_secrets
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+tf = importlib.import_module("tensorflow")
+tensorflow_privacy = importlib.import_module("tensorflow_privacy")
+
+
+def _tests(name):
+    return importlib.import_module(f"tensorflow_privacy.privacy.privacy_tests.{name}")
+
+
+advanced_mia = _tests("membership_inference_attack.advanced_mia")
+epsilon_lower_bound = _tests("epsilon_lower_bound")
+generate_secrets = _tests("secret_sharer.generate_secrets")
 
 
 def release(rows, pieces=None):
@@ -37,12 +41,17 @@ def release(rows, pieces=None):
     return (-params.numpy()).tolist()
 
 
-def bound(in_scores, out_scores, significance):
+def bound(in_scores, out_scores, significance, method):
     """Return the largest lower bound on epsilon of all thresholds."""
     found = epsilon_lower_bound.EpsilonLowerBound(
         np.array(in_scores), np.array(out_scores), significance
-    ).compute_epsilon_lower_bound(epsilon_lower_bound.BoundMethod.CLOPPER_PEARSON, 1)
+    ).compute_epsilon_lower_bound(epsilon_lower_bound.BoundMethod(method), 1)
     return float(found.max(initial=-1.0))
+
+
+def bound_methods():
+    """Return the names of the methods of `bound`."""
+    return [method.value for method in epsilon_lower_bound.BoundMethod]
 
 
 def changed_by_score(logits, labels):
@@ -60,13 +69,21 @@ def first_digits(count):
 
 
 def versions():
-    """Return the version that is asked."""
-    return {"tensorflow-privacy": importlib.metadata.version("tensorflow-privacy")}
+    """Return the versions of what is asked."""
+    names = ("tensorflow-privacy", "tensorflow-empirical-privacy")
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 TASKS = {
     each.__name__: each
-    for each in (bound, changed_by_score, first_digits, release, versions)
+    for each in (
+        bound,
+        bound_methods,
+        changed_by_score,
+        first_digits,
+        release,
+        versions,
+    )
 }
 
 

@@ -1,16 +1,13 @@
 """Ask Opacus for `test_defects`; run by an interpreter that has Opacus.
 
-Questions and answers are those of `benchmarks/accounting_worker`. The loss of an
+Questions and answers are those of `accounting_worker`. The loss of an
 example is <parameters, example>: gradients are the examples.
 """
 
 import math
 import pathlib
-import sys
 import tempfile
 import warnings
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "benchmarks"))
 
 import accounting_worker
 import numpy as np
