@@ -108,7 +108,7 @@ def test_all_kinds_of_data_give_the_same_chunks(tmp_path, kind):
         (lambda i: {"a": X[i], "b": [Y[i], jnp.asarray(X[i])]}, None),
         (lambda i: i / 2, np.float64),
         (lambda i: np.array([i > 3]), np.bool_),
-        (lambda i: X[i].astype(jnp.bfloat16), ml_dtypes.bfloat16),
+        (lambda i: X[i].astype(jnp.bfloat16), jnp.bfloat16),
     ],
 )
 def test_a_record_may_be_any_tree_of_numbers(record, dtype):

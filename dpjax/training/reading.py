@@ -189,7 +189,7 @@ class _Wanted:
 
 
 def _is_number(dtype: np.dtype) -> bool:
-    return bool(jnp.issubdtype(dtype, np.number) or dtype.kind == "b")
+    return any(jnp.issubdtype(dtype, kind) for kind in (np.number, np.bool_))
 
 
 def _as_tuple(record: Any) -> tuple[ArrayTree, ...]:
