@@ -121,6 +121,10 @@ def _check(flag_values: flags.FlagValues) -> None:
             "Expected a loss without randomness, got "
             f"--augmentations={flag_values['augmentations'].value}."
         )
+    if flag_values["microbatch_size"].value == "auto":
+        raise training.FlagError(
+            "Expected a number of examples, got --microbatch_size=auto."
+        )
     train_flags.check_plain({name: flag_values[name].value for name in flag_values})
 
 

@@ -284,7 +284,9 @@ BAD_FLAGS = [
     (["--steps=1.5"], "--steps=1.5"),
     (["--steps=0"], "--steps=0"),
     (["--batch_size=-3"], "--batch_size=-3"),
-    (["--microbatch_size=0"], "--microbatch_size=0"),
+    (["--microbatch_size=0"], "got '0'"),
+    (["--microbatch_size=most"], "a positive integer or auto, got 'most'"),
+    (["--memory_budget=9"], "--memory_budget only with --microbatch_size=auto"),
     (["--learning_rate=-1"], "got --learning_rate=-1.0"),
     (["--learning_rate=nan"], "got --learning_rate=nan"),
     (["--learning_rate=fast"], "--learning_rate=fast"),
@@ -635,6 +637,7 @@ def test_the_budget_stops_the_script(tmp_path):
         ["--augmentations=2"],
         ["--sampling=shuffle", "--optimizer=adam", "--schedule=cosine"],
         ["--microbatch_size=16", "--ema_decay=0.9", "--sampling=fixed_size"],
+        ["--microbatch_size=auto", "--memory_budget=100000000"],
         ["--during_training", "--probe_every=3", "--log_every=3"],
         pytest.param(
             ["--features=scattering", "--model=scatter_linear"],

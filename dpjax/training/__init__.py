@@ -1,6 +1,7 @@
 """The training loop: fit, checkpoints, metrics, progress, flags."""
 
 from dpjax._files import WriteError
+from dpjax.clipping.memory import MemoryBudgetError
 from dpjax.training.catalogue import FlagError
 from dpjax.training.checkpoints import CheckpointError, Checkpointing
 from dpjax.training.flags import (
@@ -17,14 +18,17 @@ from dpjax.training.metrics import MetricsError
 from dpjax.training.options import Options
 from dpjax.training.request import Logging
 from dpjax.training.result import FitResult
+from dpjax.training.sources import DataError
 
 __all__ = [
     "CheckpointError",
     "Checkpointing",
+    "DataError",
     "FitResult",
     "FlagError",
     "Interrupted",
     "Logging",
+    "MemoryBudgetError",
     "MetricsError",
     "Options",
     "ResumeError",

@@ -18,6 +18,27 @@ from dpjax.training.options import ENGINES, SCHEDULES
 _Flag = tuple[Callable[..., Any], str, str, dict[str, Any]]
 
 
+class _SizeParser(flags.ArgumentParser):
+    """A number of examples, or "auto"."""
+
+    syntactic_help = "a positive integer or auto"
+
+    def parse(self, argument: str | int) -> str | int:
+        if argument == "auto":
+            return "auto"
+        try:
+            size = int(argument)
+        except ValueError:
+            size = 0
+        if size < 1:
+            raise ValueError(f"Expected {self.syntactic_help}, got {argument!r}.")
+        return size
+
+
+def _define_size(name: str, default: Any, help: str, **options: Any) -> Any:
+    return flags.DEFINE(_SizeParser(), name, default, help, **options)
+
+
 def _enum(name: str, words: tuple[str, ...], help_text: str, **options: Any) -> _Flag:
     return flags.DEFINE_enum, name, help_text, {"enum_values": words, **options}
 
@@ -142,8 +163,18 @@ FLAGS: tuple[_Flag, ...] = (
         "Take gradients this far uphill, along the last released one (DP-SAT).",
     ),
     _float("ema_decay", "Keep an exponential moving average of the parameters."),
+    (
+        _define_size,
+        "microbatch_size",
+        "Examples whose gradients are in memory at a time; auto finds the largest "
+        "number that fits --memory_budget.",
+        {"default": None},
+    ),
     _integer(
-        "microbatch_size", "Examples whose gradients are in memory.", lower_bound=1
+        "memory_budget",
+        "For --microbatch_size=auto: bytes of a device that the gradient of a chunk "
+        "may take; what is free if not given.",
+        lower_bound=1,
     ),
     _enum("engine", ENGINES, "Clipping engine: the same numbers.", default="auto"),
     _integer(

@@ -30,6 +30,7 @@ _ONLY_WITH = {
     "period": ("sampling", ("cyclic_poisson",)),
     "total_participations": ("sampling", ("random_allocation",)),
     "min_separation": ("sampling", ("b_min_sep",)),
+    "memory_budget": ("microbatch_size", ("auto",)),
     "target_quantile": ("clipping", ("adaptive",)),
     "final_l2_norm_clip": ("clipping", ("scheduled",)),
     "stability": ("clipping", ("scaled",)),

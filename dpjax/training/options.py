@@ -77,7 +77,8 @@ class Options:
     warmup_steps: int | None
     sharpness_radius: float | None
     ema_decay: float | None
-    microbatch_size: int | None
+    microbatch_size: int | str | None
+    memory_budget: int | None
     engine: str
     seed: int | None
     run_dir: str | None
@@ -212,6 +213,7 @@ class Options:
             "max_epsilon": self.max_epsilon,
             "ema_decay": self.ema_decay,
             "microbatch_size": self.microbatch_size,
+            "memory_budget": self.memory_budget,
             "engine": self.engine,
             "logging": Logging(every=self.log_every, progress=self.progress),
             "checkpointing": Checkpointing(every=self.checkpoint_every),
