@@ -8,12 +8,11 @@ import subprocess
 import sys
 import threading
 
-import jax
+import compilations
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from dpjax import mechanism, training
 from dpjax.training import background, checkpoints, fingerprint, storage
@@ -30,6 +29,9 @@ PLAN = mechanism.DPSGD(
     l2_norm_clip=1.0,
     noise_multiplier=1.0,
 )
+
+
+kept_compilations = compilations.kept_compilations
 
 
 def loss_fn(params, x):
@@ -61,23 +63,6 @@ def run(path, released, *, stop_after=None, **options):
         logging=training.Logging(every=1, progress=False),
         checkpointing=training.Checkpointing(every=chosen["every"]),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kept_compilations(tmp_path_factory):
-    """Compile each program once for all tests here: that is most of the time."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for chosen in (options, before):
-        for name, value in chosen.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if chosen is options:
-            yield
 
 
 @pytest.fixture(scope="module")

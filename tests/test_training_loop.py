@@ -12,12 +12,12 @@ import signal
 import stat
 import sys
 
+import compilations
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from dpjax import accounting, mechanism, optimizers, sampling, training
 from dpjax.clipping import ExampleDependenceError, rules
@@ -49,21 +49,7 @@ CORRELATED = mechanism.DPMatrixFactorization(
 QUIET = training.Logging(every=3, progress=False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def kept_compilations(tmp_path_factory):
-    """Compile each program once for all tests here: that is most of the time."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for chosen in (options, before):
-        for name, value in chosen.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if chosen is options:
-            yield
+kept_compilations = compilations.kept_compilations
 
 
 def loss_fn(params, x, y):

@@ -11,12 +11,12 @@ import time
 import tracemalloc
 from itertools import chain
 
+import compilations
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import dpjax
 from dpjax import mechanism, sampling, training
@@ -50,6 +50,9 @@ class Records:
 
     def __repr__(self):
         return f"{self.name} at 0x{id(self):x}"
+
+
+kept_compilations = compilations.kept_compilations
 
 
 def mapped(path, arrays=(X, Y)):
@@ -381,23 +384,6 @@ def test_a_run_on_a_file_of_a_thousand_million_examples_takes_little_memory(tmp_
 
 
 # Runs.
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kept_compilations(tmp_path_factory):
-    """Compile each program once for all tests here."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for chosen in (options, before):
-        for name, value in chosen.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if chosen is options:
-            yield
 
 
 DPSGD = mechanism.DPSGD(
