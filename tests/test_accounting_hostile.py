@@ -175,6 +175,7 @@ MONOTONE = {"noise": -1, "rate": 1, "steps": 1, "delta": -1}
 """Which way epsilon goes with each number."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accountant", ["exact", "rdp"])
 @pytest.mark.parametrize("name", MONOTONE)
 def test_epsilon_goes_the_way_of_each_hostile_number(name, accountant):
@@ -250,7 +251,7 @@ CALIBRATED = [
     (1e-3, 1e-300, 1e-6, 10**9),
     (1e-3, 1e-12, 0.5, 1),
     (1e3, 1e-300, 1.0, 10**6),
-    (1e3, 1e-5, 1e-12, 10**9),
+    pytest.param(1e3, 1e-5, 1e-12, 10**9, marks=pytest.mark.slow),
     (1.0, 0.5, 1e-12, 10**9),
     (1.0, 1e-100, 0.01, 1000),
 ]
