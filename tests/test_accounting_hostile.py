@@ -164,6 +164,14 @@ def test_what_was_found_once_is_a_bound(accountant, noise, rate, steps, delta):
     assert check_poisson([row | {"relation": ADD}], accountant) == 1
 
 
+@pytest.mark.parametrize("rate", [5e-324, 1e-310, 1e-200])
+@pytest.mark.parametrize("noise", [0.3, 785423.0, 1e100])
+@pytest.mark.parametrize("accountant", ["exact", "rdp"])
+def test_rates_next_to_nothing_cost_next_to_nothing(accountant, noise, rate):
+    row = {"noise": noise, "rate": rate, "steps": 119247, "delta": 1e-5}
+    assert epsilon_of(row | {"relation": ADD}, accountant) == 0
+
+
 def test_curve_of_a_delta_that_no_grid_tells_is_that_of_single_answers():
     parts = accounting.events.take_apart(sampled(0.3, 0.5))
     curve = accounting.pld.curve(parts, 1e-300, ADD, [0, 1000])
