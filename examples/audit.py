@@ -6,7 +6,6 @@ canaries among its examples, and is thrown away: what is kept is audit.html, one
 and audit.json, which `--repeat=FILE` takes to do the same again, seeds and all.
 """
 
-import json
 import pathlib
 import sys
 import time
@@ -27,6 +26,7 @@ from dpjax.auditing.canaries import DIRECTIONS, KINDS, Canaries
 from dpjax.auditing.question import METHODS
 from dpjax.auditing.scoring import OF_EXAMPLES
 from dpjax.auditing.white_box import OF_GRADIENTS
+from dpjax.training import folder
 from dpjax.training.progress import Progress
 
 _CANARIES = {
@@ -53,6 +53,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     ):
         options = {"lower_bound": least, "flag_values": flag_values}
         flags.DEFINE_integer(name, default, text, **options)
+    flags.DEFINE_boolean(
+        "per_example_scores",
+        False,
+        "Write the score of each canary also where canaries are made of private "
+        "examples.",
+        flag_values=flag_values,
+    )
     text = "How often the bound may be too high."
     flags.DEFINE_float("significance", 0.05, text, flag_values=flag_values)
     for name, text in (
@@ -87,9 +94,7 @@ def _take_settings(flag_values: flags.FlagValues) -> None:
         training.apply_defaults(flag_values, settings | {"preset": "none"})
     if flag_values["run_dir"].value is None:
         return
-    config = pathlib.Path(flag_values["run_dir"].value) / "config.json"
-    if not isinstance(json.loads(config.read_text()).get("settings"), dict):
-        raise training.FlagError(f"Expected a run of train.py, got {str(config)!r}.")
+    folder.saved_settings(flag_values["run_dir"].value)
     flag_values["resume"].value = True
 
 
@@ -199,12 +204,12 @@ def page_path(flag_values: flags.FlagValues) -> pathlib.Path:
     """Return where the page goes, and make the folder."""
     if flag_values["out"].value is not None:
         return pathlib.Path(flag_values["out"].value)
-    folder = flag_values["run_dir"].value
-    if folder is None:
+    run_dir = flag_values["run_dir"].value
+    if run_dir is None:
         now = time.strftime("%Y%m%d-%H%M%S")
-        folder = f"runs/audit-{flag_values['dataset'].value}-{now}"
-        pathlib.Path(folder).mkdir(mode=0o700, parents=True)
-    return pathlib.Path(folder) / "audit.html"
+        run_dir = f"runs/audit-{flag_values['dataset'].value}-{now}"
+        pathlib.Path(run_dir).mkdir(mode=0o700, parents=True)
+    return pathlib.Path(run_dir) / "audit.html"
 
 
 def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -213,7 +218,10 @@ def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         found = audit(flag_values)
         title: Any = (flag_values["dataset"].value, flag_values["model"].value)
         page = report.write_audit_report(
-            page_path(flag_values), found, title=" · ".join(title)
+            page_path(flag_values),
+            found,
+            title=" · ".join(title),
+            per_example_scores=flag_values["per_example_scores"].value,
         )
         print(found.verdict, f"page: {page}", sep="\n")
     except (training.WriteError, report.ReportError) as error:

@@ -1,6 +1,5 @@
 """The flags of train.py: those of the training loop, and its own."""
 
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import presets
 from absl import flags
 
 from dpjax import training
+from dpjax.training import folder
 
 DEFAULTS: dict[str, Any] = {
     "features": "none",
@@ -86,10 +86,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 def complete(flag_values: flags.FlagValues) -> None:
     """Fill in what was not given: from the run that is resumed, or from a preset."""
     if flag_values["resume"].value and flag_values["run_dir"].value:
-        config = pathlib.Path(flag_values["run_dir"].value) / "config.json"
-        if config.exists():
-            saved = json.loads(config.read_text())["settings"]
-            training.apply_defaults(flag_values, saved)
+        run_dir = pathlib.Path(flag_values["run_dir"].value)
+        if (run_dir / folder.CONFIG).exists():
+            training.apply_defaults(flag_values, folder.saved_settings(run_dir))
             return
     dataset = flag_values["dataset"].value or "mnist_5k"
     preset = flag_values["preset"].value or presets.OF_DATASET[dataset]

@@ -113,7 +113,11 @@ def main(folder, task, name, kind):
     layout = placement.layout(spread_runs.params())
     if placement.shard_params:
         arrays = spreading.on_host(layout, arrays)
-    numbers = spread_runs.numbers(found, arrays)
+    numbers = {
+        # NumPy's files do not know bfloat16.
+        name: array.astype(np.float32) if array.dtype == "bfloat16" else array
+        for name, array in spread_runs.numbers(found, arrays).items()
+    }
     np.savez(folder / f"{jax.process_index()}.npz", **numbers)
     content = {
         "exact": spread_runs.exact(found),

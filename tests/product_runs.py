@@ -12,7 +12,6 @@ from released import flat
 from scipy import stats
 
 from dpjax import clipping, optimizers
-from dpjax.noise import correlated
 from dpjax.optimizers import segments
 
 LEVEL = 1e-7
@@ -141,8 +140,12 @@ def noise(row, updates, history, sensitivity):
         values = values / np.sqrt(2)  # Its scale, of a second moment of one.
     kind, sampler = row["mechanism"]
     if kind in product.STRATEGIES:
-        matrix = product.STRATEGIES[kind].matrix(product.NUM_STEPS)
-        values = matrix @ values / matrix_sensitivity(kind, sampler)
+        rows = product.STRATEGIES[kind].noise_matrix(product.NUM_STEPS)
+        root = np.linalg.cholesky(rows @ rows.T)
+        found = product.mechanism(row).strategy_sensitivity
+        # A bound is the claim; where it is exact, all participations have a say.
+        size = matrix_sensitivity(kind, sampler) if found.exact else found.value
+        values = np.linalg.solve(root, values) / size
     return values / sensitivity
 
 
@@ -195,12 +198,3 @@ def p_value(values, stddev):
     """Test values against N(0, stddev^2): chi-square, of both sides."""
     statistic, size = np.sum((values / stddev) ** 2), values.size
     return 2 * min(stats.chi2.cdf(statistic, size), stats.chi2.sf(statistic, size))
-
-
-def sensitivity_is_exact(row):
-    """Tell whether a strategy's sensitivity is known, and not just bounded."""
-    kind, _ = row["mechanism"]
-    if kind not in product.STRATEGIES:
-        return True
-    found = product.mechanism(row).strategy_sensitivity
-    return isinstance(found, correlated.Sensitivity) and found.exact

@@ -164,6 +164,14 @@ def test_what_was_found_once_is_a_bound(accountant, noise, rate, steps, delta):
     assert check_poisson([row | {"relation": ADD}], accountant) == 1
 
 
+@pytest.mark.parametrize("rate", [5e-324, 1e-310, 1e-200])
+@pytest.mark.parametrize("noise", [0.3, 785423.0, 1e100])
+@pytest.mark.parametrize("accountant", ["exact", "rdp"])
+def test_rates_next_to_nothing_cost_next_to_nothing(accountant, noise, rate):
+    row = {"noise": noise, "rate": rate, "steps": 119247, "delta": 1e-5}
+    assert epsilon_of(row | {"relation": ADD}, accountant) == 0
+
+
 def test_curve_of_a_delta_that_no_grid_tells_is_that_of_single_answers():
     parts = accounting.events.take_apart(sampled(0.3, 0.5))
     curve = accounting.pld.curve(parts, 1e-300, ADD, [0, 1000])
@@ -175,6 +183,7 @@ MONOTONE = {"noise": -1, "rate": 1, "steps": 1, "delta": -1}
 """Which way epsilon goes with each number."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accountant", ["exact", "rdp"])
 @pytest.mark.parametrize("name", MONOTONE)
 def test_epsilon_goes_the_way_of_each_hostile_number(name, accountant):
@@ -250,7 +259,7 @@ CALIBRATED = [
     (1e-3, 1e-300, 1e-6, 10**9),
     (1e-3, 1e-12, 0.5, 1),
     (1e3, 1e-300, 1.0, 10**6),
-    (1e3, 1e-5, 1e-12, 10**9),
+    pytest.param(1e3, 1e-5, 1e-12, 10**9, marks=pytest.mark.slow),
     (1.0, 0.5, 1e-12, 10**9),
     (1.0, 1e-100, 0.01, 1000),
 ]

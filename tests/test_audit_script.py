@@ -124,4 +124,4 @@ def test_an_audit_without_the_seed_of_its_coins_is_not_repeated(
 
 def test_a_folder_that_is_no_run_of_train_py_is_refused(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
-    assert "run of train.py" in ended(capsys, f"--run_dir={tmp_path}")
+    assert "run with settings" in ended(capsys, f"--run_dir={tmp_path}")

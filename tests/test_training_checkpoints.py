@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, checked when they are read."""
 
+import logging
 import os
 import pathlib
 import shutil
@@ -70,12 +71,13 @@ def test_every_leaf_comes_back_bit_for_bit(directory):
 
 
 @pytest.mark.parametrize("count", [1, 200])
-def test_few_arrays_and_many_come_back_from_their_layouts(directory, count):
+def test_few_arrays_and_many_come_back_from_their_layouts(directory, count, caplog):
     tree = {str(number): np.arange(number + 1.0) for number in range(count)}
     checkpoints.save(directory, 1, tree, {}, keep=1)
     assert leaf_bytes(checkpoints.restore(directory, tree).tree) == leaf_bytes(tree)
     files = [path for path in directory.rglob("*") if path.is_file()]
     assert len(files) < 40
+    assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 def test_only_the_newest_are_kept_and_the_newest_is_read(directory):

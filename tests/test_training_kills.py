@@ -170,6 +170,7 @@ def test_one_checkpoint_is_written_at_a_time(tmp_path, monkeypatch):
     assert most == [1] * PLAN.num_steps
 
 
+@pytest.mark.slow
 def test_a_failure_is_raised_by_the_next_checkpoint_and_the_run_goes_on_later(
     tmp_path, monkeypatch, whole
 ):

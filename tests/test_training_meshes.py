@@ -17,9 +17,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dpjax import clipping, noise
 from dpjax.training import feeding, spreading
+from dpjax.training.losses import Loss
 from dpjax.training.placement import SINGLE, Placement
 from dpjax.training.sources import ArraySource
-from dpjax.training.step import Loss, initial_state, make_gradient
+from dpjax.training.state import initial_state
+from dpjax.training.step import make_gradient
 from dpjax.training.update import make_update
 
 SCRIPT = pathlib.Path(spread_runs.__file__)

@@ -129,7 +129,8 @@ def _sampled(event: dp_accounting.PoissonSampledDpEvent, count: int) -> Parts:
     inner = _inside(event, event.event)
     if inner is None or inner == NON_PRIVATE:
         return [(NON_PRIVATE, count)] if inner else []
-    return [(dp_accounting.PoissonSampledDpEvent(rate, inner), count)]
+    # Below, densities leave the range of floats; a larger rate costs more.
+    return [(dp_accounting.PoissonSampledDpEvent(max(rate, 1e-200), inner), count)]
 
 
 def _inside(event: Event, inside: Event) -> Event | None:

@@ -62,6 +62,9 @@ class AuditReport:
         if len(self.coins) != len(scores):
             _check.fail(f"a coin for each of {len(scores)} scores", "coins", self.coins)
         checked_coins(np.asarray(self.coins))
+        most = _check.integer("num_guesses", self.num_guesses, minimum=1)
+        if most > len(scores):
+            _check.fail(f"at most {len(scores)} guesses", "num_guesses", most)
         if self.method not in self.bounds:
             _check.fail(f"a bound by method={self.method!r}", "bounds", self.bounds)
 
@@ -186,8 +189,14 @@ class AuditReport:
                 kept[name] = tuple(kept[name])
             kept["bounds"] = {name: float(n) for name, n in kept["bounds"].items()}
             kept["theoretical"] = _promised(kept["theoretical"])
-            return cls(**kept)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            if not all(isinstance(coin, bool) for coin in kept["coins"]):
+                raise AuditError("Expected coins that are true or false.")
+            report = cls(**kept)
+            report.to_json()  # what follows from the rest can be derived
+            return report
+        except AuditError:
+            raise
+        except _DAMAGE as error:
             raise AuditError(f"Expected the JSON of an audit ({error!r}).") from error
 
     def save(
@@ -221,6 +230,12 @@ class AuditReport:
             ) from error
         return cls.from_json(text)
 
+
+_DAMAGE = (
+    *(LookupError, TypeError, ValueError, AttributeError),
+    *(OverflowError, RecursionError),
+)
+"""What Python says of a file that is no audit."""
 
 _FIELDS = dataclasses.fields(AuditReport)
 

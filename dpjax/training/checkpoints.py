@@ -1,9 +1,10 @@
 """Checkpoints of a run: written whole or not at all, checked when they are read.
 
-A checkpoint is `<directory>/<step>/`. A killed process or a full disk leaves the old
-checkpoints and a remnant that is cleared away. The sha256 over every byte of every leaf
-is checked when a checkpoint is read: one that is torn or altered is set aside, and the
-one before it is taken. Leaves are plain arrays; nothing is ever unpickled.
+A checkpoint is `<directory>/<step>/`; `background` writes it while training goes on. A
+killed process or a full disk leaves the old checkpoints and a remnant that is cleared
+away. The sha256 over every byte of every leaf is checked when a checkpoint is read: one
+that is torn or altered is set aside, and the one before it is taken. Leaves are plain
+arrays; nothing is ever unpickled.
 """
 
 import contextlib

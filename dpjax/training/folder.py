@@ -90,6 +90,24 @@ def run_key(
     return saved
 
 
+def saved_settings(run_dir: str | pathlib.Path) -> dict[str, Any]:
+    """Return the settings that a run was begun with.
+
+    Args:
+      run_dir: the run folder.
+
+    Raises:
+      RunFolderError: it has no config.json, or one that is damaged or without settings.
+    """
+    path = pathlib.Path(run_dir) / CONFIG
+    settings = _read(path).get("settings")
+    if not isinstance(settings, dict):
+        raise RunFolderError(
+            f"Expected a run with settings, got {path.name}={str(path)!r}."
+        )
+    return settings
+
+
 @contextlib.contextmanager
 def locked(path: pathlib.Path) -> Iterator[None]:
     """Make the folder if need be, and keep other processes from training in it.

@@ -16,7 +16,7 @@ from dpjax import _files, accounting
 from dpjax.training import checkpoints, folder, metrics, record
 from dpjax.training.background import Writer
 from dpjax.training.plan import Plan
-from dpjax.training.step import TrainState
+from dpjax.training.state import TrainState
 
 
 class Journal:

@@ -5,7 +5,7 @@ from typing import Any
 from dpjax import optimizers
 from dpjax.training import budget, metrics, spreading
 from dpjax.training.plan import Plan
-from dpjax.training.step import TrainState, averaged_params, model_params
+from dpjax.training.state import TrainState, averaged_params, model_params
 
 
 def make_line(

@@ -17,15 +17,17 @@ from dpjax.training import (
     journal,
     lines,
     processes,
+    returning,
     spreading,
 )
 from dpjax.training.checkpoints import Checkpointing
-from dpjax.training.placement import Layout, Placement
+from dpjax.training.losses import Loss
+from dpjax.training.placement import Placement
 from dpjax.training.plan import Plan, make_plan
 from dpjax.training.progress import Progress, closing_lines
 from dpjax.training.request import Evaluate, Logging, Mechanism, Request
 from dpjax.training.result import FitResult, make_result
-from dpjax.training.step import Loss, TrainState, averaged_params, model_params
+from dpjax.training.state import TrainState
 from dpjax.types import KeyLike, LossFn, Params
 
 
@@ -183,26 +185,13 @@ def _run(records: journal.Journal, state: TrainState) -> FitResult:
     finally:
         progress.close()
     result = make_result(spreading.on_host(layout, state), records)
-    if layout.mesh is not None:
-        result = _returned(result, layout, state)
+    result = returning.everywhere(result, layout, state)
     if show:
         seeded = not plan.key_words[0]
         described = plan.config["mechanism"]
         closing = closing_lines(result.summary, described, seeded=seeded)
         print(*closing, *_quoted(plan.request, result.summary), sep="\n")
     return result
-
-
-def _returned(result: FitResult, layout: Layout, state: TrainState) -> FitResult:
-    """Return the result with arrays on devices: whole, unless parameters are split."""
-    if not layout.shard_params:
-        state = spreading.gathered(layout, state)
-    return dataclasses.replace(
-        result,
-        params=model_params(state),
-        average=averaged_params(state),
-        opt_state=state.opt_state,
-    )
 
 
 def _quoted(request: Request, summary: dict[str, Any]) -> list[str]:

@@ -16,7 +16,8 @@ from dpjax.clipping import memory
 from dpjax.training import folder
 from dpjax.training.request import Request
 from dpjax.training.sources import Chunk
-from dpjax.training.step import TrainState, make_gradient
+from dpjax.training.state import TrainState
+from dpjax.training.step import make_gradient
 
 AUTO = "auto"
 """The microbatch size that stands for the largest that fits."""

@@ -21,9 +21,11 @@ from dpjax.training import (
     sources,
     spreading,
 )
+from dpjax.training.losses import Loss
 from dpjax.training.placement import Layout, layout_of
 from dpjax.training.request import Request
-from dpjax.training.step import Loss, TrainState, initial_state, make_step
+from dpjax.training.state import TrainState, initial_state
+from dpjax.training.step import make_step
 from dpjax.types import ArrayTree, Params
 
 _CHECKED_EXAMPLES = 8

@@ -10,8 +10,8 @@ import optax
 from dpjax import _check
 from dpjax.mechanism import NonPrivate, PrivateBatches
 from dpjax.training.checkpoints import Checkpointing
+from dpjax.training.losses import Loss
 from dpjax.training.placement import Placement
-from dpjax.training.step import Loss
 from dpjax.types import KeyLike, Params
 
 Mechanism = PrivateBatches | NonPrivate

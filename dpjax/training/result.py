@@ -7,7 +7,7 @@ from typing import Any
 from dpjax import accounting
 from dpjax.training import fingerprint
 from dpjax.training.journal import Journal
-from dpjax.training.step import TrainState, averaged_params, model_params
+from dpjax.training.state import TrainState, averaged_params, model_params
 from dpjax.types import ArrayTree, Params
 
 

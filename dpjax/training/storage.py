@@ -7,9 +7,12 @@ position ("00000", "00001", ...); the manifest says what each is called, so that
 Orbax program can read them.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -59,8 +62,9 @@ def write(path: pathlib.Path, step: int, leaves: Leaves, record: dict) -> None:
         manifest=orbax.args.JsonSave(manifest),
     )
     unfinished = path.with_name(path.name + UNFINISHED)
-    with _checkpointer(use_ocdbt=len(leaves) > _MANY) as checkpointer:
-        checkpointer.save(unfinished, args=args)
+    use_ocdbt = len(leaves) > _MANY
+    with _without_needless_warning(), _checkpointer(use_ocdbt=use_ocdbt) as writer:
+        writer.save(unfinished, args=args)
     sums = [
         f"{_file_digest(unfinished / name)}  {name}"
         for name in _names_below(unfinished)
@@ -120,6 +124,21 @@ def _checkpointer(*, use_ocdbt: bool = False) -> Any:
         ),
         multiprocessing_options=alone,
     )
+
+
+@contextlib.contextmanager
+def _without_needless_warning() -> Iterator[None]:
+    """Drop what Orbax says of every checkpoint without OCDBT: that it has none."""
+    logger = logging.getLogger("absl")
+
+    def is_needed(record: logging.LogRecord) -> bool:
+        return "Skipping merge of OCDBT" not in record.getMessage()
+
+    logger.addFilter(is_needed)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_needed)
 
 
 def _names_below(path: pathlib.Path) -> list[str]:

@@ -10,6 +10,7 @@ import optax
 from dpjax import optimizers
 from dpjax.training import spreading
 from dpjax.training.placement import SINGLE, Layout
+from dpjax.training.state import TrainState
 from dpjax.types import Params
 
 
@@ -17,10 +18,10 @@ def make_update(
     optimizer: optax.GradientTransformation,
     ema_decay: float | None,
     layout: Layout = SINGLE,
-) -> Callable[[Any, Any], Any]:
+) -> Callable[[TrainState, Any], TrainState]:
     """Return `update(state, total)`, compiled: noise, optimizer and average.
 
-    `state` is a `step.TrainState`, `total` what the chunks of a step add up to.
+    `total` is what the chunks of a step add up to.
 
     Args:
       optimizer: the private optimizer: takes `ClippedGrads`.
@@ -30,7 +31,7 @@ def make_update(
     """
 
     @jax.jit
-    def update(state: Any, total: Any) -> Any:
+    def update(state: TrainState, total: Any) -> TrainState:
         grads, bad = total
         params = spreading.keep_split(layout, state.params)
         with layout.context():

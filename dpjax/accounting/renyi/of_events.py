@@ -148,7 +148,10 @@ def _pure_divergences(
     a divergence of order a is at most e and at most a e^2 / 2 (Bun and Steinke 2016,
     Concentrated differential privacy, proposition 3.3).
     """
-    loss = 1 / part.event.noise_multiplier
+    noise = part.event.noise_multiplier
+    if not 0 < noise < math.inf:
+        _check.fail("noise in (0, inf)", "event", part, AccountingError)
+    loss = 1 / noise
     log_excess = loss + math.log(-math.expm1(-loss))
     sampled = np.logaddexp(0.0, math.log(part.sampling_probability) + log_excess)
-    return np.minimum(sampled, orders * sampled**2 / 2) * (1 + _ROUNDING)
+    return np.minimum(sampled, orders * min(sampled, 1e100) ** 2 / 2) * (1 + _ROUNDING)
