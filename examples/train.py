@@ -15,6 +15,7 @@ from typing import Any
 
 import curvature_probe
 import data
+import devices
 import flax.linen as nn
 import grouping
 import jax
@@ -47,6 +48,15 @@ def parse(
     return rest
 
 
+_FAILED = (
+    training.CheckpointError,
+    training.DataError,
+    training.ProcessError,
+    training.WriteError,
+)
+"""What can go wrong where all that was asked for is right."""
+
+
 def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
     """Do what the flags say."""
     options = training.read_flags(flag_values)
@@ -67,7 +77,7 @@ def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
         dataset.train_x, dataset.train_y, tuned.loss, value["unit_size"], key
     )
     evaluate = _evaluation(model, dataset, flag_values, arguments["run_dir"])
-    if arguments["logging"].progress:
+    if arguments["logging"].progress and jax.process_index() == 0:
         print(f"data: {dataset.source}", file=sys.stderr)
         print(f"run folder: {arguments['run_dir']}", file=sys.stderr, flush=True)
     return training.fit(
@@ -79,6 +89,7 @@ def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
         evaluate=lambda trained: evaluate(tuned.whole(trained)),
         prng_argnum=prng_argnum,
         settings=training.flag_settings(flag_values, train_flags.SETTINGS),
+        placement=devices.placement(flag_values),
         **(arguments | {"key": key}),
     )
 
@@ -128,9 +139,11 @@ def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         folder = f"{flag_values['dataset'].value}-{time.strftime('%Y%m%d-%H%M%S')}"
         flag_values["run_dir"].value = f"runs/{folder}"
     try:
+        devices.join(flag_values)
         result = train(flag_values)
-        print(f"report: {report.write_run_report(result.run_dir)}")
-    except (training.CheckpointError, training.WriteError) as error:
+        if result.run_dir is not None:
+            print(f"report: {report.write_run_report(result.run_dir)}")
+    except _FAILED as error:
         end("train.py", error, 1)
     except (data.DataError, ValueError) as error:
         end("train.py", error)

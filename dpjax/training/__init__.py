@@ -10,12 +10,14 @@ from dpjax.training.flags import (
     flag_settings,
     read_flags,
 )
-from dpjax.training.folder import ResumeError, RunFolderError, run_key
+from dpjax.training.folder import ResumeError, RunFolderError
 from dpjax.training.interrupts import Interrupted
 from dpjax.training.loading import load_params
 from dpjax.training.loop import fit
 from dpjax.training.metrics import MetricsError
 from dpjax.training.options import Options
+from dpjax.training.placement import Placement
+from dpjax.training.processes import ProcessError, run_key
 from dpjax.training.request import Logging
 from dpjax.training.result import FitResult
 from dpjax.training.sources import DataError
@@ -31,6 +33,8 @@ __all__ = [
     "MemoryBudgetError",
     "MetricsError",
     "Options",
+    "Placement",
+    "ProcessError",
     "ResumeError",
     "RunFolderError",
     "WriteError",
