@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dpjax import _check
-from dpjax.accounting import exact, pld
+from dpjax.accounting import exact, of_parts, pld
 from dpjax.accounting.certificates import bound
 from dpjax.accounting.certificates.dominating import dominating_laws
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
@@ -39,17 +39,17 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     Guarantee: not below the truth, if the normal distribution function is good to a
     relative 1e-13, and a fast Fourier transform of n numbers to 8 log2 n ulp.
     """
-    if not pld.is_gaussian(parts):
+    if not of_parts.is_gaussian(parts):
         what = "Gaussian releases, or another accountant"
         _check.fail(what, "event", [part for part, _ in parts], AccountingError)
     truth = exact.epsilon(parts, delta, relation)
     single = sum(count for _, count in parts) == 1
-    if not truth > 0 or single or not pld.is_sampled(parts):
+    if not truth > 0 or single or not of_parts.is_sampled(parts):
         return Epsilon(truth, error=truth.error, method="certified")
-    if not pld.fits_a_grid(parts):
+    if not of_parts.fits_a_grid(parts):
         what = "noise multipliers of at least 1/16, or another accountant"
         _check.fail(what, "event", [part for part, _ in parts], AccountingError)
-    plain = pld.epsilon(pld.unsampled(parts), delta, relation)
+    plain = pld.epsilon(of_parts.unsampled(parts), delta, relation)
     value = min(float(plain), _upper(parts, delta, relation))
     return Epsilon(value, error=value - (truth - truth.error), method="certified")
 
@@ -73,7 +73,7 @@ def curve(
 
 def _upper(parts: Parts, delta: float, relation: Relation) -> float:
     """Return the larger bound of both directions."""
-    pairs = [pld.pair(part, relation) for part, _ in parts]
+    pairs = [of_parts.pair(part, relation) for part, _ in parts]
     counts = [count for _, count in parts]
     removed = _one_side(pairs, counts, delta, 0)
     if all(pair.symmetric for pair in pairs):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dpjax.accounting import inversion, pld, rdp
+from dpjax.accounting import inversion, of_parts, pld, rdp
 from dpjax.accounting.contours import contour, ladder, one_step, step_curve
 from dpjax.accounting.contours.quadrature import TooManyNodesError
 from dpjax.accounting.contours.saddle import Side, WeakContourError
@@ -50,9 +50,9 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
       characteristic function; Alghamdi et al. (2023), The saddle-point method in
       differential privacy.
     """
-    if not pld.is_gaussian(parts):
+    if not of_parts.is_gaussian(parts):
         return _first_sound(pld.epsilon, rdp.epsilon, parts, delta, relation)
-    if not pld.is_sampled(parts):
+    if not of_parts.is_sampled(parts):
         plain = pld.epsilon(parts, delta, relation)
         return Epsilon(plain, error=plain.error, method="exact")
     try:
@@ -72,7 +72,7 @@ def delta(parts: Parts, epsilon: float, relation: Relation) -> Delta:
     Raises:
       AccountingError: there is no sound account of a part under `relation`.
     """
-    if not pld.is_gaussian(parts):
+    if not of_parts.is_gaussian(parts):
         return _first_sound(pld.delta, rdp_delta, parts, epsilon, relation)
     both = sides(parts, relation)
     if both[0].counts.sum() == 1:
@@ -91,7 +91,7 @@ def curve(
     parts: Parts, delta: float, relation: Relation, steps: Sequence[int]
 ) -> np.ndarray:
     """Return epsilon after each number of `steps`, one step releasing `parts`."""
-    if not (pld.is_gaussian(parts) and pld.is_sampled(parts)):
+    if not (of_parts.is_gaussian(parts) and of_parts.is_sampled(parts)):
         return _first_sound(pld.curve, rdp.curve, parts, delta, relation, steps)
 
     @functools.cache
@@ -114,7 +114,7 @@ def curve(
 
 def sides(parts: Parts, relation: Relation) -> list[Side]:
     """Return the losses of `parts` when one is removed and, if they differ, added."""
-    pairs = [pld.pair(part, relation) for part, _ in parts]
+    pairs = [of_parts.pair(part, relation) for part, _ in parts]
     counts = np.array([count for _, count in parts], dtype=float)
     symmetric = all(pair.symmetric for pair in pairs)
     return [
@@ -147,7 +147,7 @@ def _of_sampled(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     Raises:
       WeakContourError, TooManyNodesError: there is no good contour.
     """
-    pairs = [pld.pair(part, relation) for part, _ in parts]
+    pairs = [of_parts.pair(part, relation) for part, _ in parts]
     counts = np.array([count for _, count in parts], dtype=float)
     if sum(n * pair.distance for pair, n in zip(pairs, counts, strict=True)) <= delta:
         return Epsilon(0.0, error=0.0, method="exact")
@@ -161,7 +161,8 @@ def _of_sampled(parts: Parts, delta: float, relation: Relation) -> Epsilon:
 def _without_contour(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return the least of the PLD bound, that without sampling, and the Renyi bound."""
     bounds = [
-        pld.epsilon(some, delta, relation) for some in (parts, pld.unsampled(parts))
+        pld.epsilon(some, delta, relation)
+        for some in (parts, of_parts.unsampled(parts))
     ]
     return min(*bounds, rdp.epsilon(parts, delta, relation))
 
@@ -173,7 +174,7 @@ def _curve_without_contour(
     steps = [int(number) for number in numbers]
     curves = [
         pld.curve(some, delta, relation, steps)
-        for some in (parts, pld.unsampled(parts))
+        for some in (parts, of_parts.unsampled(parts))
     ]
     values = np.minimum(*curves)
     # The Renyi bound is the least, if ever, where a grid is too coarse.

@@ -14,26 +14,17 @@ import numpy as np
 from dp_accounting import pld
 
 from dpjax import _check
-from dpjax._events import RandomAllocationDpEvent
-from dpjax.accounting import batches, events, rdp
+from dpjax.accounting import batches, events, of_parts, rdp
 from dpjax.accounting.epsilon import AccountingError, Delta, Epsilon
-from dpjax.accounting.events import Event, Parts, Relation
-from dpjax.accounting.grids.grid import Grid, Laws
+from dpjax.accounting.events import Parts, Relation
+from dpjax.accounting.grids.grid import Grid
 from dpjax.accounting.inversion import invert
-from dpjax.accounting.laws import mixture, privacy_loss
-
-_LEAST_NOISE = 1 / 16
-"""A sampled release with less noise loses more than 100 nats: a bound will do."""
-
-_MOST_STEPS = 10**10
 
 _LEAST_DELTA, _MOST_DELTA = 1e-250, 0.999
 """Between these, deltas are looked for on a grid."""
 
 _ROUNDS = 8
 """A grid for a bound tells delta well enough to choose a better one: two will do."""
-
-_GAUSSIAN = dp_accounting.GaussianDpEvent
 
 _LIBRARY_INTERVAL = 1e-4
 _LIBRARY_LEAST_DELTA = 1e-10
@@ -80,13 +71,13 @@ def epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
       via characteristic function; Balle and Wang (2018), Improving the Gaussian
       mechanism for differential privacy.
     """
-    if not _has_laws(parts, relation):
+    if not of_parts.has_laws(parts, relation):
         return _library_epsilon(parts, delta, relation)
-    if is_gaussian(parts) and not is_sampled(parts):
+    if of_parts.is_gaussian(parts) and not of_parts.is_sampled(parts):
         return _plain_epsilon(parts, delta, relation)
-    if not fits_a_grid(parts):
+    if not of_parts.fits_a_grid(parts):
         return _rough_epsilon(parts, delta, relation)
-    pairs = [_laws(part, relation) for part, _ in parts]
+    pairs = [of_parts.laws_of(part, relation) for part, _ in parts]
     counts = [count for _, count in parts]
     grid = Grid.choose(pairs, counts, delta)
     coarser = dataclasses.replace(
@@ -109,9 +100,9 @@ def curve(
     The laws of one step are put on the grid once, for the largest number of steps.
     """
     most = [(part, max(steps) * count) for part, count in parts]
-    plain = is_gaussian(parts) and not is_sampled(parts)
-    if _has_laws(parts, relation) and not plain and fits_a_grid(most):
-        pairs = [_laws(part, relation) for part, _ in parts]
+    plain = of_parts.is_gaussian(parts) and not of_parts.is_sampled(parts)
+    if of_parts.has_laws(parts, relation) and not plain and of_parts.fits_a_grid(most):
+        pairs = [of_parts.laws_of(part, relation) for part, _ in parts]
         grid = Grid.choose(pairs, [count for _, count in most], delta)
         laws = grid.laws()
 
@@ -136,10 +127,12 @@ def delta(parts: Parts, epsilon_wanted: float, relation: Relation) -> Delta:
     A grid is chosen for a first bound, and again for the delta that it says, until that
     is what it was chosen for.
     """
-    plain = is_gaussian(parts) and not is_sampled(parts)
-    if plain or not (_has_laws(parts, relation) and fits_a_grid(parts)):
+    plain = of_parts.is_gaussian(parts) and not of_parts.is_sampled(parts)
+    if plain or not (
+        of_parts.has_laws(parts, relation) and of_parts.fits_a_grid(parts)
+    ):
         return invert(epsilon, parts, epsilon_wanted, relation)
-    pairs = [_laws(part, relation) for part, _ in parts]
+    pairs = [of_parts.laws_of(part, relation) for part, _ in parts]
     counts = [count for _, count in parts]
     least = _first_log_delta(parts, epsilon_wanted, relation)
     for _ in range(_ROUNDS):
@@ -157,95 +150,14 @@ def delta(parts: Parts, epsilon_wanted: float, relation: Relation) -> Delta:
 
 def _first_log_delta(parts: Parts, epsilon_wanted: float, relation: Relation) -> float:
     """Return a bound on the logarithm of delta."""
-    distance = sum(count * _laws(part, relation).distance for part, count in parts)
+    distance = sum(
+        count * of_parts.laws_of(part, relation).distance for part, count in parts
+    )
     least = math.log(min(distance, _MOST_DELTA))
     try:
         return min(least, rdp.delta(parts, epsilon_wanted, relation).log)
     except AccountingError:
         return least
-
-
-def is_gaussian(parts: Parts) -> bool:
-    """Tell whether all `parts` are Gaussian releases, plain or Poisson sampled."""
-    return all(_is_gaussian(part) for part, _ in parts)
-
-
-def is_sampled(parts: Parts) -> bool:
-    """Tell whether any of `parts` is sampled."""
-    return any(_is_sampled(part) for part, _ in parts)
-
-
-def unsampled(parts: Parts) -> Parts:
-    """Return Gaussian `parts` without their sampling."""
-    return [(getattr(part, "event", part), count) for part, count in parts]
-
-
-def _is_sampled(part: Event) -> bool:
-    return isinstance(part, dp_accounting.PoissonSampledDpEvent)
-
-
-def _is_gaussian(part: Event) -> bool:
-    """Tell whether `part` is a Gaussian release, plain or Poisson sampled."""
-    inner = part.event if _is_sampled(part) else part
-    return isinstance(inner, dp_accounting.GaussianDpEvent)
-
-
-def pair(part: Event, relation: Relation) -> privacy_loss.SampledGaussian:
-    """Return the pair of output laws of a Gaussian `part`."""
-    replace_one = relation == Relation.REPLACE_ONE
-    if _is_sampled(part):
-        noise, rate = part.event.noise_multiplier, part.sampling_probability
-        return privacy_loss.SampledGaussian(noise, rate, replace_one)
-    return privacy_loss.SampledGaussian(part.noise_multiplier, 1.0, replace_one)
-
-
-def _is_mixture(part: Event) -> bool:
-    return isinstance(part, dp_accounting.dp_event.MixtureOfGaussiansDpEvent)
-
-
-def _has_laws(parts: Parts, relation: Relation) -> bool:
-    """Tell whether the laws of all `parts` under `relation` are known here."""
-    return all(
-        _is_gaussian(part)
-        or (_is_mixture(part) and relation != Relation.REPLACE_ONE)
-        or batches.laws(part, relation) is not None
-        for part, _ in parts
-    )
-
-
-def _laws(part: Event, relation: Relation) -> Laws:
-    if _is_mixture(part):
-        return mixture.from_event(part)
-    return batches.laws(part, relation) or pair(part, relation)
-
-
-def fits_a_grid(parts: Parts) -> bool:
-    """Tell whether all noise is large enough; raise where there are too many parts."""
-    total = sum(count for _, count in parts)
-    if total > _MOST_STEPS:
-        what = f"at most {_MOST_STEPS} compositions, or accountant='rdp'"
-        _check.fail(what, "count", total, AccountingError)
-    sampled = [part for part, _ in parts if not isinstance(part, _GAUSSIAN)]
-    return all(_common_noise(part) >= _LEAST_NOISE for part in sampled)
-
-
-def _common_noise(part: Event) -> float:
-    """Return the noise over the largest shift of `part` that is not a rare one."""
-    if _is_mixture(part):
-        shift = mixture.from_event(part).common_shift
-        return 1 / shift if shift else math.inf
-    if isinstance(part, dp_accounting.TruncatedSubsampledGaussianDpEvent):
-        return part.noise_multiplier / 2
-    noise = part.event.noise_multiplier
-    is_one = _is_sampled(part) or isinstance(part, RandomAllocationDpEvent)
-    return noise if is_one else noise / 2
-
-
-def _unsampled(part: Event) -> dp_accounting.GaussianDpEvent:
-    """Return the plain Gaussian release that costs at least what `part` does."""
-    if _is_mixture(part):
-        return _GAUSSIAN(1 / mixture.from_event(part).largest_shift)
-    return part.event if _is_sampled(part) else part
 
 
 def _plain_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
@@ -262,13 +174,15 @@ def _plain_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
 
 def _rough_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
     """Return the Renyi bound, or where there is none, that of releases not sampled."""
-    distance = sum(count * _laws(part, relation).distance for part, count in parts)
+    distance = sum(
+        count * of_parts.laws_of(part, relation).distance for part, count in parts
+    )
     if distance <= delta:
         return Epsilon(0.0, error=0.0, method="pld")
     cut = any(batches.laws(part, relation) for part, _ in parts)
-    if cut or (is_gaussian(parts) and relation != Relation.REPLACE_ONE):
+    if cut or (of_parts.is_gaussian(parts) and relation != Relation.REPLACE_ONE):
         return rdp.epsilon(parts, delta, relation)
-    plain = [(_unsampled(part), n) for part, n in parts]
+    plain = [(of_parts.without_sampling(part), n) for part, n in parts]
     return Epsilon(_plain_epsilon(plain, delta, relation), method="pld")
 
 
@@ -279,7 +193,7 @@ def _library_epsilon(parts: Parts, delta: float, relation: Relation) -> Epsilon:
         _check.fail(what, "delta", delta, AccountingError)
     accountant = pld.PLDAccountant(relation, _LIBRARY_INTERVAL)
     for part, count in parts:
-        if not (_is_gaussian(part) or isinstance(part, _LIBRARY_EVENTS)):
+        if not (of_parts.is_gaussian([(part, 1)]) or isinstance(part, _LIBRARY_EVENTS)):
             what = "an event that the PLD accountant can account for"
             _check.fail(what, "event", part, AccountingError)
         try:
