@@ -90,7 +90,9 @@ def complete(flag_values: flags.FlagValues) -> None:
     if flag_values["resume"].value and flag_values["run_dir"].value:
         run_dir = pathlib.Path(flag_values["run_dir"].value)
         if (run_dir / folder.CONFIG).exists():
-            training.apply_defaults(flag_values, folder.saved_settings(run_dir))
+            training.apply_defaults(
+                flag_values, DEFAULTS | folder.saved_settings(run_dir)
+            )
             return
     dataset = flag_values["dataset"].value or "mnist_5k"
     preset = flag_values["preset"].value or presets.OF_DATASET[dataset]
@@ -146,7 +148,7 @@ def _check_what_is_trained(flag_values: flags.FlagValues) -> None:
                 "Expected a regular expression, got "
                 f"--train_only={value['train_only']!r}: {error}."
             ) from None
-    if value["unit_size"] > 1 and value["augmentations"]:
+    if (value["unit_size"] or 1) > 1 and value["augmentations"]:
         raise training.FlagError(
             "Expected either --augmentations or --unit_size above 1, got both."
         )

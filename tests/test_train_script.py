@@ -274,7 +274,7 @@ BAD_FLAGS = [
     (["--sampling=cyclic_poisson"], "--period with --sampling=cyclic_poisson"),
     (["--period=2"], "--period only with --sampling=cyclic_poisson"),
     (["--max_batch_size=0"], "--max_batch_size=0"),
-    (["--clipping=hard"], "<norm|per_layer|automatic|per_sample_adaptive|adaptive>"),
+    (["--clipping=hard"], "<norm|per_layer|automatic|per_sample_adaptive|adaptive|"),
     (["--target_quantile=0.5"], "--target_quantile only with --clipping=adaptive"),
     (["--clipping=adaptive", "--target_quantile=2"], "got --target_quantile=2.0"),
     (["--bands=3"], "--bands only with --correlated_noise=square_root or toeplitz"),
@@ -458,6 +458,7 @@ def has_lines(path, count):
     return condition
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_gives_the_numbers_of_one_never_stopped(
     environment, uninterrupted, tmp_path
 ):

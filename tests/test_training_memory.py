@@ -60,6 +60,7 @@ def asked(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_chunk_is_measured_for_sizes_until_one_fits(monkeypatch):
     rows, tried = DPSGD.chunk_size // jax.local_device_count(), []
 

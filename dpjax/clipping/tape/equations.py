@@ -100,6 +100,15 @@ def is_scan(eqn: Equation) -> bool:
     return eqn.primitive.name == "scan"
 
 
+def scan_bounds(eqn: Equation) -> tuple[int, int]:
+    """Return where the carry of a scan begins, and ends, among its operands."""
+    if "num_consts" in eqn.params:  # JAX before 0.12
+        first = eqn.params["num_consts"]
+        return first, first + eqn.params["num_carry"]
+    constants, carry, _ = eqn.params["ft_in"].unpack()
+    return len(constants), len(constants) + len(carry)
+
+
 def is_remat(eqn: Equation) -> bool:
     """Whether the equation is a `jax.checkpoint`."""
     return eqn.primitive.name in _REMATS

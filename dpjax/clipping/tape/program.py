@@ -94,8 +94,7 @@ class Nested:
     @property
     def bounds(self) -> tuple[int, int]:
         """Where the carry of a scan begins and where it ends among its operands."""
-        first = self.eqn.params["num_consts"]
-        return first, first + self.eqn.params["num_carry"]
+        return equations.scan_bounds(self.eqn)
 
 
 Step = Public | Plain | Tap | Nested

@@ -149,8 +149,7 @@ class _Splitter:
 
     def _add_scan(self, eqn: equations.Equation) -> None:
         closed = equations.body(eqn)
-        first = eqn.params["num_consts"]
-        last = first + eqn.params["num_carry"]
+        first, last = equations.scan_bounds(eqn)
         inputs = [
             _stepping(source, var, varies=i >= first, carried=first <= i < last)
             for i, (source, var) in enumerate(
