@@ -35,7 +35,13 @@ from dpjax.clipping import (
     explain,
 )
 from dpjax.curvature import MatVec, Private, Public
-from dpjax.mechanism import DPSGD, DPDiscreteSGD, DPMatrixFactorization, NonPrivate
+from dpjax.mechanism import (
+    DPSGD,
+    DPDiscreteSGD,
+    DPMatrixFactorization,
+    DPStagedSGD,
+    NonPrivate,
+)
 from dpjax.optimizers import (
     PrivacySpent,
     check_optimizer,
@@ -53,6 +59,7 @@ __all__ = [
     "ClippedGrads",
     "DPDiscreteSGD",
     "DPMatrixFactorization",
+    "DPStagedSGD",
     "Epsilon",
     "MatVec",
     "NonPrivate",

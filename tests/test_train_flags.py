@@ -131,6 +131,7 @@ MECHANISMS = {
     "units": ["--unit_size=4", "--batch_size=25"],
     "part": ["--train_only=bias"],
     "adapters": ["--adapter_rank=2"],
+    "staged": ["--noise_ratio=0.5", "--steps=9"],
     "scheduled": ["--clipping=scheduled", "--final_l2_norm_clip=0.2"],
     "scaled": ["--clipping=scaled", "--stability=0.01"],
     "sparse rows": [

@@ -11,6 +11,7 @@ from dpjax.mechanism.nonprivate import NonPrivate
 from dpjax.mechanism.not_a_guarantee import NotAGuarantee
 from dpjax.mechanism.private import PrivateBatches
 from dpjax.mechanism.relations import RELATION_WORDS, SOUND_PAIRS
+from dpjax.mechanism.staged import DPStagedSGD
 
 __all__ = [
     "DPSGD",
@@ -18,6 +19,7 @@ __all__ = [
     "SOUND_PAIRS",
     "DPDiscreteSGD",
     "DPMatrixFactorization",
+    "DPStagedSGD",
     "NonPrivate",
     "NotAGuarantee",
     "PrivateBatches",

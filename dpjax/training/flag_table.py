@@ -114,6 +114,10 @@ FLAGS: tuple[_Flag, ...] = (
         "For --sampling=b_min_sep: least distance of two steps of an example.",
         lower_bound=1,
     ),
+    _float(
+        "noise_ratio",
+        "Noise multiplier of the last steps over that of the first, in 8 stages.",
+    ),
     _enum(
         "noise",
         NOISES,

@@ -121,6 +121,9 @@ def read_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:
         _require(value[name] is None or fits, f"--{name} only with {listed}")
         there = name not in _NEEDED or not fits or value[name] is not None
         _require(there, f"--{name} with {listed}")
+    if value["noise_ratio"] is not None:
+        plain = value["correlated_noise"] == "none" and value["noise"] == "gaussian"
+        _require(plain, "neither --correlated_noise nor --noise with --noise_ratio")
     if value["noise"] == "discrete":
         plain = value["correlated_noise"] == "none"
         _require(plain, "no --correlated_noise with --noise=discrete")

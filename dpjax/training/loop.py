@@ -65,8 +65,8 @@ def fit(
     that was never stopped.
 
     Args:
-      mechanism: `DPSGD`, `DPDiscreteSGD`, `DPMatrixFactorization`, or `NonPrivate` for
-        the same loop without privacy.
+      mechanism: `DPSGD`, `DPStagedSGD`, `DPDiscreteSGD`, `DPMatrixFactorization`, or
+        `NonPrivate` for the same loop without privacy.
       loss_fn: `loss_fn(params, *example) -> scalar` for ONE example.
       params: pytree of floating-point arrays.
       data: the private examples: one pytree of arrays `(num_examples, ...)`, NumPy or

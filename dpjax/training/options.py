@@ -13,6 +13,7 @@ from dpjax.mechanism import (
     DPSGD,
     DPDiscreteSGD,
     DPMatrixFactorization,
+    DPStagedSGD,
     NonPrivate,
     PrivateBatches,
 )
@@ -62,6 +63,7 @@ class Options:
     total_participations: int | None
     min_separation: int | None
     noise: str
+    noise_ratio: float | None
     granularity: float | None
     rounding: str | None
     correlated_noise: str
@@ -101,6 +103,7 @@ class Options:
             "row_threshold",
             "sharpness_radius",
             "granularity",
+            "noise_ratio",
         ):
             if getattr(self, name) is not None:
                 _check.positive(f"--{name}", getattr(self, name))
@@ -169,6 +172,8 @@ class Options:
             return DPDiscreteSGD(
                 granularity=self.granularity, rounding=rounding, **settings
             )
+        if self.noise_ratio is not None:
+            return DPStagedSGD(final_noise_ratio=self.noise_ratio, **settings)
         if self.correlated_noise == "none":
             return DPSGD(**settings)
         participation = participation_of(

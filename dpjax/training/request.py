@@ -74,7 +74,8 @@ class Request:
         """Check what can be checked without the data."""
         if not isinstance(self.mechanism, Mechanism):
             expected = (
-                "a mechanism (DPSGD, DPDiscreteSGD, DPMatrixFactorization, NonPrivate)"
+                "a mechanism (DPSGD, DPStagedSGD, DPDiscreteSGD, "
+                "DPMatrixFactorization, NonPrivate)"
             )
             _check.fail(expected, "mechanism", self.mechanism, TypeError)
         _check.float_leaves("params", self.params)

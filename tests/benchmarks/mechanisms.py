@@ -35,6 +35,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "automatic clipping": ("--clipping=automatic",),
     "per-sample adaptive clipping": ("--clipping=per_sample_adaptive",),
     "adaptive clip norm": ("--clipping=adaptive",),
+    "noise that falls": ("--noise_ratio=0.7",),
     "clip norm that falls": ("--clipping=scheduled", "--final_l2_norm_clip=0.2"),
     "scaled, then clipped": ("--clipping=scaled", "--stability=0.001"),
     "SGD with momentum": _MOMENTUM,
