@@ -28,6 +28,15 @@ DEFAULTS: dict[str, Any] = {
 SETTINGS = ["dataset", "model", *DEFAULTS]
 """The flags beside those of the loop that belong to a run."""
 
+_UNPLAIN = (
+    "unit_size",
+    "train_only",
+    "adapter_rank",
+    "sharpness_radius",
+    "noise_ratio",
+)
+"""The flags that audits and studies of curvature have no answer to."""
+
 _TABLE_MODELS = ("mlp", "linear")
 _WORDS = (
     ("preset", [*presets.PRESETS, "none"], "Flag values that belong together."),
@@ -157,12 +166,13 @@ def _check_what_is_trained(flag_values: flags.FlagValues) -> None:
 def check_plain(settings: Mapping[str, Any]) -> None:
     """Raise `FlagError` unless all parameters are trained, on single examples.
 
-    What is audited, and what curvature is measured of, is such a run.
+    What is audited, and what curvature is measured of, is such a run, whose gradients
+    are taken where it is, and whose noise stays as it is.
     """
-    for name in ("unit_size", "train_only", "adapter_rank", "sharpness_radius"):
+    for name in _UNPLAIN:
         value = settings.get(name)
         if value is not None and value != DEFAULTS.get(name):
             raise training.FlagError(
-                "Expected a run that trains all parameters on single examples, where "
-                f"they are, got --{name}={value}."
+                "Expected a run that trains all parameters on single examples, with "
+                f"the same noise throughout, got --{name}={value}."
             )

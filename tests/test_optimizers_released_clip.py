@@ -115,11 +115,12 @@ def test_only_rows_that_are_touched_often_ever_move():
     assert set(np.flatnonzero(chosen)) <= set(moved)
 
 
+@pytest.mark.parametrize("engine", ["vmap", "bookkeeping"])
 @pytest.mark.parametrize("clip", [SCALED, SPARSE], ids=["scaled", "sparse rows"])
-def test_one_example_moves_a_step_by_at_most_the_clip_norm(clip):
+def test_one_example_moves_a_step_by_at_most_the_clip_norm(clip, engine):
     plan = plan_with(clip)
     _, state = by_hand(plan)
-    gradient = plan.step_gradient(loss)
+    gradient = plan.step_gradient(loss, engine=engine)
     rows, everyone = jnp.full(6, 7), jnp.ones(6, bool)
 
     @jax.jit

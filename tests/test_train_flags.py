@@ -179,7 +179,8 @@ def test_the_script_trains_and_its_folder_says_how(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "setting", ["unit_size", "train_only", "adapter_rank", "sharpness_radius"]
+    "setting",
+    ["unit_size", "train_only", "adapter_rank", "sharpness_radius", "noise_ratio"],
 )
 def test_audits_and_curvature_refuse_what_is_not_a_plain_run(setting):
     train_flags.check_plain({"dataset": "adult", "unit_size": 1, "train_only": None})
