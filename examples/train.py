@@ -15,7 +15,7 @@ from typing import Any
 
 import curvature_probe
 import data
-import devices
+import device_flags
 import flax.linen as nn
 import grouping
 import jax
@@ -89,7 +89,7 @@ def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
         evaluate=lambda trained: evaluate(tuned.whole(trained)),
         prng_argnum=prng_argnum,
         settings=training.flag_settings(flag_values, train_flags.SETTINGS),
-        placement=devices.placement(flag_values),
+        placement=device_flags.placement(flag_values),
         **(arguments | {"key": key}),
     )
 
@@ -139,7 +139,7 @@ def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         folder = f"{flag_values['dataset'].value}-{time.strftime('%Y%m%d-%H%M%S')}"
         flag_values["run_dir"].value = f"runs/{folder}"
     try:
-        devices.join(flag_values)
+        device_flags.join(flag_values)
         result = train(flag_values)
         if result.run_dir is not None:
             print(f"report: {report.write_run_report(result.run_dir)}")

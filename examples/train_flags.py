@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import data
-import devices
+import device_flags
 import models
 import presets
 from absl import flags
@@ -71,7 +71,7 @@ _NUMBERS = (
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Define the flags of train.py and of the training loop."""
     training.define_flags(flag_values)
-    devices.define_flags(flag_values)
+    device_flags.define_flags(flag_values)
     for name, words, text in _WORDS:
         flags.DEFINE_enum(name, None, words, text, flag_values=flag_values)
     for name, least, text in _NUMBERS:
@@ -110,7 +110,7 @@ def complete(flag_values: flags.FlagValues) -> None:
 
 def check(flag_values: flags.FlagValues) -> None:
     """Raise `FlagError` where train.py's own flags do not fit together."""
-    devices.check(flag_values)
+    device_flags.check(flag_values)
     _check_model(flag_values)
     _check_what_is_trained(flag_values)
 

@@ -112,6 +112,8 @@ def test_a_run_counts_what_the_mechanism_says():
     "wrong",
     [
         {"final_noise_ratio": 0.0},
+        {"final_noise_ratio": 1e-40},
+        {"sampler": sampling.CyclicPoisson(period=2)},
         {"num_stages": 1},
         {"num_stages": 11},
         {"sampler": sampling.FixedSize()},

@@ -38,19 +38,30 @@ def test_halves_are_rounded_to_even_whatever_the_dtype(dtype):
     assert noised.dtype == dtype
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-def test_what_is_not_finite_or_too_large_is_nan_and_never_a_number(value):
-    total = np.array([value, 1.0], np.float32)
+def test_no_number_stays_no_number():
+    noised = grid().noised(WORDS, 0, np.array([np.nan, 1.0], np.float32))
+    assert np.isnan(noised).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 3e38, 2.0**52 * STEP * 1.5])
+def test_what_is_too_large_ends_at_a_bound_before_the_noise(value):
+    # Otherwise its neighbour, which is not, would be told apart for certain.
+    total = np.array([value, 1.0], np.float64)
+    bound = np.sign(value) * 2.0**52 * STEP
     noised = grid().noised(WORDS, 0, total)
-    assert np.isnan(noised[0])
-    assert np.isfinite(noised[1])
+    at_the_bound = grid().noised(WORDS, 0, np.array([bound, 1.0]))
+    np.testing.assert_array_equal(noised, at_the_bound)
+    assert np.all(np.isfinite(noised))
 
 
 def test_what_should_be_on_the_grid_and_is_not_is_nan():
     steps = np.array([1, 1.5, -7, 2**24, 2**24 + 2, -(2**30)], np.float32)
     noised = grid(rounded=True).noised(WORDS, 0, steps * np.float32(STEP))
-    expected = [False, True, False, False, True, True]
+    expected = [False, True, False, False, False, False]
     np.testing.assert_array_equal(np.isnan(noised), expected)
+    largest = np.clip(steps, -(2.0**24), 2.0**24) * np.float32(STEP)
+    bounded = grid(rounded=True).noised(WORDS, 0, largest)
+    np.testing.assert_array_equal(noised, bounded)
     sum_noised = grid().noised(WORDS, 0, steps * np.float32(STEP))
     assert np.all(np.isfinite(sum_noised))
 

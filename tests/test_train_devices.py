@@ -16,7 +16,7 @@ from dpjax.training import storage
 if not storage.AVAILABLE:
     pytest.skip("needs the extra `train`", allow_module_level=True)
 
-import devices
+import device_flags
 import train
 
 SCRIPT = pathlib.Path(train.__file__)
@@ -25,7 +25,7 @@ WHO = ["--coordinator_address=h:1", "--num_processes=2", "--process_id=0"]
 
 def parsed(*arguments):
     flag_values = flags.FlagValues()
-    devices.define_flags(flag_values)
+    device_flags.define_flags(flag_values)
     flag_values(["train.py", *arguments])
     return flag_values
 
@@ -40,15 +40,15 @@ def parsed(*arguments):
 )
 def test_processes_must_know_each_other(arguments, said):
     with pytest.raises(training.FlagError, match=said):
-        devices.check(parsed(*arguments))
+        device_flags.check(parsed(*arguments))
 
 
 def test_a_script_alone_joins_nobody():
     for arguments in ([], ["--shard_params"], ["--distributed", *WHO]):
-        devices.check(parsed(*arguments))
-    devices.join(parsed())
-    assert devices.placement(parsed("--shard_params")).shard_params
-    assert not devices.placement(parsed()).shard_params
+        device_flags.check(parsed(*arguments))
+    device_flags.join(parsed())
+    assert device_flags.placement(parsed("--shard_params")).shard_params
+    assert not device_flags.placement(parsed()).shard_params
 
 
 def trained(path, *arguments, num_processes=1, num_devices=1):

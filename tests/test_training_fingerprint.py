@@ -102,3 +102,27 @@ def test_program_digest_is_the_same_in_every_process():
     ]
     assert len(set(said[0].split())) == 2
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("wrapped", [jax.jit, jax.checkpoint, lambda f: f])
+def test_arrays_inside_of_a_called_function_are_in_the_digest(wrapped):
+    def digest(scale):
+        weights = scale * jnp.arange(1000.0)
+        loss = wrapped(lambda w, x: (w * weights).sum() * x)
+        return fingerprint.program_digest(loss, jnp.ones(1000), 2.0)
+
+    assert digest(1.0) == digest(1.0)
+    assert digest(1.0) != digest(3.0)
+
+
+def test_the_backward_rule_is_in_the_digest_of_a_gradient():
+    def digest(scale):
+        @jax.custom_vjp
+        def cut(w):
+            return w
+
+        cut.defvjp(lambda w: (w, None), lambda _, g: (scale * g,))
+        return fingerprint.program_digest(jax.grad(lambda w: cut(w) ** 2), 2.0)
+
+    assert digest(1.0) == digest(1.0)
+    assert digest(1.0) != digest(3.0)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import stat
 import sys
+from typing import NamedTuple
 
 import compilations
 import jax
@@ -871,3 +872,15 @@ def test_a_sharpness_aware_run_is_for_the_centre_of_where_gradients_are_taken(tm
     last = training.load_params(folder, PARAMS, average=True)
     assert_close(last, result.average)
     assert_close(seen[-1], result.average)
+
+
+def test_parameters_that_are_called_centre_are_found_in_a_run(tmp_path):
+    class Named(NamedTuple):
+        centre: jax.Array
+
+    def loss(params, x, y):
+        return loss_fn({"w": params.centre, "b": 0.0}, x, y)
+
+    start = Named(PARAMS["w"])
+    result = run(loss=loss, params=start, run_dir=tmp_path / "run", evaluate=None)
+    assert_close(training.load_params(tmp_path / "run", start), result.params)

@@ -10,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpjax import _check
+from dpjax import _check, sampling
 from dpjax.mechanism.dpsgd import DPSGD
 from dpjax.mechanism.private import PrivateBatches
 from dpjax.optimizers import differentially_private_aggregate
 from dpjax.types import ArrayTree, KeyLike
 
 _NOTHING = dp_accounting.NoOpDpEvent()
+
+_LEAST = 1e-12
+"""Noise this small, times a sum of any size, float32 still holds."""
 
 
 class Stage(NamedTuple):
@@ -72,8 +75,11 @@ class DPStagedSGD(DPSGD):
         if self.num_stages > min(32, self.num_steps):
             expected = "at most 32 stages, and a step in each"
             _check.fail(expected, "num_stages", self.num_stages)
-        if not self.is_poisson:
+        if not isinstance(self._sampler, sampling.Poisson):
             _check.fail("Poisson sampling", "sampler", self.sampler)
+        if self.noise_multiplier and self.stages()[-1].noise_multiplier < _LEAST:
+            expected = f"noise of at least {_LEAST:.0e} in the last stage"
+            _check.fail(expected, "final_noise_ratio", self.final_noise_ratio)
         if self.is_adaptive:
             _check.fail("a clip that stays", "l2_norm_clip", self.l2_norm_clip)
 

@@ -67,8 +67,8 @@ def discrete_aggregate(
         (round(sum_i clip(g_i) / g) + noise) g / divisor.
 
     It is used as `differentially_private_aggregate` is, and its `update` takes the
-    same. A value of the sum that is NaN, infinite, or beyond 2^52 g is NaN in the
-    update.
+    same. A value of the sum that is beyond 2^52 g counts as 2^52 g; NaN, which no
+    clipped sum has, stays NaN.
 
     | rounding   | what is rounded                 | it adds to C         |
     | ---------- | ------------------------------- | -------------------- |

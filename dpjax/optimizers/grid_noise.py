@@ -73,9 +73,11 @@ class Grid(NamedTuple):
         Args:
           words: key data, uint32 (2,).
           step: number of the step.
-          total: the sum, real arrays of 64 bits at most. What is not finite or beyond
-            2^52 steps comes out as NaN; and, where it should be on the grid, what is
-            not, or is too large for the sum to be exact.
+          total: the sum, real arrays of 64 bits at most. What is beyond 2^52 steps, or
+            too large for the sum to be exact where it should be on the grid, is that
+            many before the noise: no neighbour is further from it for that. NaN, which
+            no clipped sum has, stays NaN; so does what should be on the grid and is
+            not.
         """
         total = jax.tree.map(np.asarray, total)
         zero = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.int64), total)
@@ -88,9 +90,10 @@ class Grid(NamedTuple):
         with np.errstate(over="ignore"):
             steps = leaf.astype(np.float64) / self.step
         near = np.rint(steps)
-        fits = np.abs(near) <= _MOST_STEPS
+        most, known = _MOST_STEPS, ~np.isnan(steps)
         if self.rounded:
-            exact = 2.0 ** (np.finfo(leaf.dtype).nmant + 1)
-            fits &= (near == steps) & (np.abs(near) <= exact)
-        integers = np.where(fits, near, 0.0).astype(np.int64) + drawn
-        return np.where(fits, integers * self.step, np.nan).astype(leaf.dtype)
+            most = min(most, 2.0 ** (np.finfo(leaf.dtype).nmant + 1))
+            known &= (near == steps) | (np.abs(steps) > most)
+        kept = np.clip(np.where(known, near, 0.0), -most, most)
+        integers = kept.astype(np.int64) + drawn
+        return np.where(known, integers * self.step, np.nan).astype(leaf.dtype)

@@ -52,6 +52,11 @@ _CONSTANTS = {
         "noise multiplier times sensitivity. Of correlated noise it is that of the "
         "draws which are mixed, and times the sensitivity of the strategy.",
     ),
+    "noise_stages": (
+        "Stages",
+        "Noise multiplier and number of steps of each stage; what stands elsewhere is "
+        "that of the first.",
+    ),
     "noise": ("Noise", "What kind of noise is added to the sum."),
     "granularity": (
         "Granularity",

@@ -3,12 +3,13 @@
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from dpjax.sampling import streams
 from dpjax.types import ArrayTree
@@ -105,11 +106,28 @@ def feed(digest: Any, leaves: dict[str, np.ndarray]) -> None:
 def program_digest(fun: Callable[..., Any], *arguments: Any) -> str:
     """Return the sha256 of what JAX traces from `fun(*arguments)`.
 
-    It covers the equations and the arrays that `fun` closes over, so a changed layer,
-    loss or learning rate gives another digest. It is stable between processes, not
-    between versions of JAX.
+    It covers the equations and the arrays that `fun` closes over, within functions
+    that it calls too, so a changed layer, loss or learning rate gives another digest.
+    It is stable between processes, not between versions of JAX.
     """
     closed = jax.make_jaxpr(fun)(*arguments)
     digest = hashlib.sha256(_ADDRESS.sub("", str(closed.jaxpr)).encode())
-    feed(digest, {str(i): _to_host(const) for i, const in enumerate(closed.consts)})
+    for program, consts in enumerate(_constants(closed)):
+        named = {f"{program}.{i}": _to_host(const) for i, const in enumerate(consts)}
+        feed(digest, named)
     return digest.hexdigest()
+
+
+def _constants(closed: core.ClosedJaxpr) -> Iterator[Sequence[Any]]:
+    """Yield the constants of a program, and of those inside of it."""
+    yield closed.consts
+    for eqn in closed.jaxpr.eqns:
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_program):
+            if isinstance(inner, core.ClosedJaxpr):
+                yield from _constants(inner)
+            elif isinstance(inner, core.Jaxpr):
+                yield from _constants(core.ClosedJaxpr(inner, ()))
+
+
+def _is_program(node: Any) -> bool:
+    return isinstance(node, core.ClosedJaxpr | core.Jaxpr)

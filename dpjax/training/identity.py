@@ -75,6 +75,6 @@ def _model(request: Request, source: Source) -> dict[str, Any]:
     return {
         "parameters": fingerprint.leaf_table(leaves),
         "num_parameters": sum(leaf.size for leaf in leaves.values()),
-        "loss": fingerprint.program_digest(loss.function, params, *arguments),
+        "loss": fingerprint.program_digest(jax.grad(loss.function), params, *arguments),
         "optimizer": fingerprint.program_digest(update, params),
     }

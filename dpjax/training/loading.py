@@ -42,6 +42,13 @@ def load_params(
             for name, leaf in stored.items()
             if name.startswith(place)
         }
+        if names != found.keys() and not average:  # a `centre` of something else
+            place = "['state'].params"
+            found = {
+                name.removeprefix(place): leaf
+                for name, leaf in stored.items()
+                if name.startswith(place)
+            }
         if place == "['state'].params" or names != found.keys():
             return found
         dtypes = {jax.tree_util.keystr(path): p.dtype for path, p in _leaves(like)}
