@@ -4,9 +4,9 @@ import math
 
 import dp_accounting
 import hostile_oracle
+from samplers import SAMPLERS
 from scipy import stats
 
-from dpjax import sampling
 from dpjax.mechanism import DPSGD, SOUND_PAIRS
 
 RELATIONS = dp_accounting.NeighboringRelation
@@ -15,18 +15,6 @@ ADD, ZERO, REPLACE = (
     RELATIONS.REPLACE_SPECIAL,
     RELATIONS.REPLACE_ONE,
 )
-SAMPLERS = {
-    "Poisson": sampling.Poisson(),
-    "truncated": sampling.TruncatedPoisson(40),
-    "cyclic": sampling.CyclicPoisson(2),
-    "fixed size": sampling.FixedSize(),
-    "with replacement": sampling.FixedSizeWithReplacement(),
-    "deterministic": sampling.Deterministic(),
-    "shuffled": sampling.ShuffledEpochs(),
-    "balls in bins": sampling.BallsInBins(),
-    "random allocation": sampling.RandomAllocation(2),
-    "b-min-sep": sampling.BMinSep(2),
-}
 MOST_EXAMPLES = 10**9
 """No sampler counts beyond 2^31 - 1: for smaller rates, batches have less than one."""
 

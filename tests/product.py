@@ -10,6 +10,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import optax
+import samplers
 
 from dpjax import optimizers, sampling
 from dpjax.clipping import rules
@@ -23,18 +24,7 @@ BATCH_SIZE = 6
 COUNT_NOISE = 4.0
 """Of the counts that sparse rows and adaptive clip norms release beside the average."""
 
-SAMPLERS = {
-    "Poisson": sampling.Poisson(),
-    "truncated": sampling.TruncatedPoisson(15),
-    "cyclic": sampling.CyclicPoisson(2),
-    "fixed size": sampling.FixedSize(),
-    "with replacement": sampling.FixedSizeWithReplacement(),
-    "deterministic": sampling.Deterministic(),
-    "shuffled": sampling.ShuffledEpochs(),
-    "balls in bins": sampling.BallsInBins(),
-    "random allocation": sampling.RandomAllocation(2),
-    "b-min-sep": sampling.BMinSep(2),
-}
+SAMPLERS = samplers.SAMPLERS | {"truncated": sampling.TruncatedPoisson(15)}
 BOUNDED = ("cyclic", "deterministic", "shuffled", "b-min-sep")
 """Samplers that bound at which steps an example takes part."""
 

@@ -47,6 +47,7 @@ CORRELATED = mechanism.DPMatrixFactorization(
 )
 PLAIN = mechanism.NonPrivate(num_examples=90, expected_batch_size=30, num_steps=5)
 ADAPTIVE = optimizers.AdaptiveClip(initial_l2_norm_clip=0.8)
+SPARSE = optimizers.SparseRowClip(l2_norm_clip=0.8, tables="'in'", threshold=3.0)
 KINDS = {
     "whole": Placement(),
     "split": Placement(shard_params=True),
@@ -96,6 +97,9 @@ CASES = {
         loss=random_loss, prng_argnum=3, static_batch_size=7, ema_decay=0.9
     ),
     "clip norm that adapts": case(l2_norm_clip=ADAPTIVE, engine="vmap"),
+    "sparse rows": case(
+        l2_norm_clip=SPARSE, microbatch_size=2, optimizer=optax.sgd(0.1)
+    ),
     "correlated": case(CORRELATED, optax.sgd(0.1, 0.9), ema_decay=0.9),
     "no privacy": case(PLAIN, optax.adamw(0.02), microbatch_size=3),
     "bfloat16": case(dtype=jnp.bfloat16, ema_decay=0.5),

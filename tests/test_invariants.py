@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 from released import assert_normal, flat
+from samplers import SAMPLERS
 
 import dpjax
 from dpjax import clipping, noise, optimizers, sampling
@@ -39,18 +40,6 @@ PLAN = DPSGD(
     noise_multiplier=MULTIPLIER,
 )
 SHUFFLED_PLAN = dataclasses.replace(PLAN, sampler=sampling.ShuffledEpochs())
-SAMPLERS = {
-    "Poisson": sampling.Poisson(),
-    "truncated": sampling.TruncatedPoisson(40),
-    "cyclic": sampling.CyclicPoisson(2),
-    "fixed size": sampling.FixedSize(),
-    "with replacement": sampling.FixedSizeWithReplacement(),
-    "deterministic": sampling.Deterministic(),
-    "shuffled": sampling.ShuffledEpochs(),
-    "balls in bins": sampling.BallsInBins(),
-    "random allocation": sampling.RandomAllocation(2),
-    "b-min-sep": sampling.BMinSep(2),
-}
 PLANS = {
     name: dataclasses.replace(PLAN, sampler=sampler)
     for name, sampler in SAMPLERS.items()

@@ -649,7 +649,7 @@ def test_the_budget_stops_the_script(tmp_path):
 def test_the_other_ways_to_train_work(tmp_path, arguments):
     result = result_of(tmp_path, *arguments)
     assert (result.status, result.steps) == ("finished", 3)
-    assert result.summary["non_finite_examples"] == 0
+    assert result.summary["not_private"]["non_finite_examples"] == 0
 
 
 @pytest.mark.slow

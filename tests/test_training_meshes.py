@@ -228,6 +228,26 @@ def test_of_the_examples_only_sums_and_scalars_leave_a_device(engine, microbatch
     assert set(exchanged(program.compile().as_text())) <= shared | {32}
 
 
+def test_of_the_counts_of_rows_only_sums_leave_a_device():
+    layout = two_devices()
+    loss = Loss(spread_runs.loss, microbatch_size=4)
+    options = loss.clipping_options(layout.num_devices)
+    survey = spread_runs.SPARSE.survey(1.0, spread_runs.loss, **options)
+    rows = jax.device_put(
+        (spread_runs.X[:32], spread_runs.Y[:32], np.ones(32, bool)), layout.by_rows
+    )
+
+    def look(params, x, y, mask):
+        found = survey.look(None, params, x, y, mask=mask)
+        return spreading.keep_whole(layout, found)
+
+    params = jax.device_put(spread_runs.params(), layout.whole)
+    program = jax.jit(look).lower(params, *rows).compile().as_text()
+    sent = set(exchanged(program))
+    assert sent
+    assert max(sent) <= spread_runs.SHAPES["in"][0]
+
+
 # Batches.
 
 

@@ -10,6 +10,7 @@ import optax
 from dpjax import _check
 from dpjax.clipping import PerExample
 from dpjax.clipping.arguments import Roles
+from dpjax.clipping.microbatch import Summed, in_microbatches
 from dpjax.optimizers.released_clip import (
     ReleasedClip,
     StepGradient,
@@ -26,7 +27,6 @@ from dpjax.optimizers.sparse_rows import (
 )
 from dpjax.optimizers.states import the_state, with_state
 from dpjax.optimizers.touched_rows import (
-    RowCounts,
     named,
     on_rows,
     row_counts,
@@ -125,22 +125,24 @@ class SparseRowClip(ReleasedClip):
 
         def look(
             opt_state: ArrayTree, params: Params, *batch: Any, mask: Any
-        ) -> RowCounts:
+        ) -> ArrayTree:
             del opt_state
-            sorted_by_role = roles.sort((params, *batch))
-            loss = roles.example_loss(loss_fn, sorted_by_role.constants)
-            size = _check.leading_axis("batch", sorted_by_role.examples)
-            keys = roles.example_keys(sorted_by_role.key, jnp.arange(size))
+            arguments = roles.sort((params, *batch))
+            loss = roles.example_loss(loss_fn, arguments.constants)
+            size = _check.leading_axis("batch", arguments.examples)
+            keys = roles.example_keys(arguments.key, jnp.arange(size))
 
             def one(example: Any) -> Any:
                 grads, _ = jax.grad(loss, has_aux=True)(params, *example)
                 return touched(grads, tables)
 
-            examples = (sorted_by_role.examples, keys)
-            rows, finite = jax.lax.map(
-                one, examples, batch_size=microbatch_size or size
-            )
-            return row_counts(rows, finite, mask, self.count_clip)
+            def counts(examples: Any, mask: jax.Array | None) -> Summed:
+                rows, finite = jax.vmap(one)(examples)
+                found = row_counts(rows, finite, mask, self.count_clip)
+                return found, PerExample(None, None)
+
+            examples = (arguments.examples, keys)
+            return in_microbatches(counts, examples, mask, microbatch_size)[0]
 
         def choose(opt_state: ArrayTree, total: ArrayTree) -> ArrayTree:
             return with_state(

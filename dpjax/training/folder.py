@@ -40,6 +40,8 @@ CHECKPOINTS = "checkpoints"
 
 _LOCK = ".lock"
 _OF_VERSIONS = ("loss", "optimizer")
+_TRACED_BY = ("dpjax", "jax", "jaxlib", "optax", "flax")
+"""The packages by whose versions the hashes of loss and optimizer may change."""
 
 
 class RunFolderError(ValueError):
@@ -154,6 +156,7 @@ class Saved(NamedTuple):
     Attributes:
       private: the object of its private.json.
       notes: one line for each version that changed: numbers may differ in rounding.
+        And whether loss and optimizer could not be compared for that.
     """
 
     private: dict[str, Any]
@@ -173,6 +176,9 @@ def check_same(path: pathlib.Path, config: dict[str, Any], data: str) -> Saved:
     """
     saved, private = _read(path / CONFIG), _read(path / PRIVATE)
     differences, changed = compare(saved, config)
+    notes = [f"version of {line}" for line in changed]
+    if _rehashed(saved, config):
+        notes.append("so loss and optimizer were not compared")
     if private.get("data") != data:
         differences.append("the data are not the same")
     if differences:
@@ -180,7 +186,7 @@ def check_same(path: pathlib.Path, config: dict[str, Any], data: str) -> Saved:
             f"Expected the run of run_dir={str(path)!r}, got another: "
             + "; ".join(differences)
         )
-    return Saved(private, [f"version of {line}" for line in changed])
+    return Saved(private, notes)
 
 
 def compare(
@@ -193,13 +199,21 @@ def compare(
       config: that of the run at hand.
     """
     saved, now = dict(saved), dict(_files.json_copy(config))
+    rehashed = _rehashed(saved, now)
     changed = _differences(saved.pop("versions", {}), now.pop("versions", {}))
-    if changed:  # the same program then has another hash
+    if rehashed:
         for each in (saved, now):
             model = each.get("model")
             if isinstance(model, dict):
                 each["model"] = model | dict.fromkeys(_OF_VERSIONS)
     return _differences(saved, now), changed
+
+
+def _rehashed(saved: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Tell whether the same loss and optimizer may have another hash now."""
+    versions = saved.get("versions"), now.get("versions")
+    found, known = (each if isinstance(each, dict) else {} for each in versions)
+    return any(found.get(name) != known.get(name) for name in _TRACED_BY)
 
 
 def _differences(saved: Any, now: Any, name: str = "") -> list[str]:

@@ -41,12 +41,17 @@ class Loss:
             arguments.insert(self.prng_argnum - 1, key())
         return arguments
 
-    def clipping_options(self) -> dict[str, Any]:
-        """Return the options of `clipped_grad`."""
+    def clipping_options(self, num_devices: int = 1) -> dict[str, Any]:
+        """Return the options of `clipped_grad`.
+
+        Args:
+          num_devices: that work on a microbatch each, all at once.
+        """
+        size: Any = self.microbatch_size
         return {
             "keep_batch_dim": self.keep_batch_dim,
             "prng_argnum": self.prng_argnum,
-            "microbatch_size": self.microbatch_size,
+            "microbatch_size": None if size is None else size * num_devices,
             "engine": self.engine,
         }
 

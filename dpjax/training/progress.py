@@ -125,10 +125,11 @@ def closing_lines(
         lines.append(f"Only for comparison: {summary['not_a_guarantee']}.")
     lines.append(f"neighbouring relation: {mechanism['neighboring_relation']}")
     lines.append(f"sampling: {mechanism['sampler_statement']}")
-    if summary["non_finite_examples"]:
+    non_finite = summary["not_private"]["non_finite_examples"]
+    if non_finite:
         lines.append(
-            f"Warning: {summary['non_finite_examples']} losses or gradients of examples"
-            " were not finite, and contributed nothing."
+            f"Warning: {non_finite} losses or gradients of examples were not finite, "
+            "and contributed nothing."
         )
     lines.append(
         "Not private, not to be released: training losses and gradient norms (above "

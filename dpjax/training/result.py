@@ -28,7 +28,7 @@ class FitResult:
         released of the same data.
       public: the last evaluation.
       history: the lines of metrics.jsonl. What stands under "not_private" is raw.
-      summary: the object of summary.json.
+      summary: the object of summary.json. What stands under "not_private" is raw.
       run_dir: the run folder, or None.
     """
 
@@ -69,7 +69,7 @@ def make_result(state: TrainState, records: Journal) -> FitResult:
             "delta": request.delta,
             "not_a_guarantee": plan.quoted,
             "public": last["public"] if last else {},
-            "non_finite_examples": int(state.non_finite),
+            "not_private": {"non_finite_examples": int(state.non_finite)},
             "elapsed_seconds": records.elapsed_seconds,
             "sha256": digests,
         },

@@ -41,11 +41,9 @@ def make_gradient(
       A jitted function of the state, one chunk's examples (a tuple of pytrees of
       arrays, `(chunk_size, ...)`) and mask, the key words and the chunk's number.
     """
-    options = loss.clipping_options()
+    options = loss.clipping_options(layout.num_devices)
     if isinstance(mechanism, NonPrivate):
         del options["engine"]
-    if loss.microbatch_size is not None:
-        options["microbatch_size"] *= layout.num_devices
     step_gradient = mechanism.step_gradient(loss.function, **options)
 
     @jax.jit

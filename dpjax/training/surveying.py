@@ -21,7 +21,8 @@ def make_survey(
     What a step releases of its batch before the gradients, where the mechanism does:
     the arguments are those of `make_step`.
     """
-    survey = mechanism.survey(loss.function, **loss.clipping_options())
+    options = loss.clipping_options(layout.num_devices)
+    survey = mechanism.survey(loss.function, **options)
     if survey is None:
         return None
 
