@@ -1,8 +1,11 @@
 """What fuzzing draws: trees of examples, values that hurt, masks, events, garbage."""
 
+import itertools
 import math
 
 import dp_accounting
+import hypothesis
+import jax
 import jax.numpy as jnp
 import numpy as np
 from dp_accounting import dp_event
@@ -36,6 +39,43 @@ RULES = {
     "never steady": rules.Automatic(CLIP_NORM, stability=0.0),
     "per-sample adaptive": rules.PerSampleAdaptive(CLIP_NORM),
 }
+
+
+def fuzz(strategy, check, count, record_property):
+    """Check so many inputs, and no fewer."""
+    seen = itertools.count()
+
+    @hypothesis.settings(
+        max_examples=count,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate],
+    )
+    @hypothesis.given(strategy)
+    def run(case):
+        next(seen)
+        check(case)
+
+    run()
+    inputs = next(seen)
+    record_property("inputs", inputs)
+    assert inputs >= count
+
+
+def in_house(question, *kinds):
+    """Return an answer, or None for a typed error in the house's words."""
+    try:
+        return question()
+    except (ValueError, TypeError, *kinds) as error:
+        if not str(error).startswith("Expected "):
+            raise
+        return None
+
+
+def flat_sum(tree):
+    """Return the leaves of a tree in one row, float64."""
+    return np.concatenate(
+        [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)]
+    )
 
 
 def is_shape(node):

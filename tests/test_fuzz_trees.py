@@ -5,18 +5,17 @@ Each test runs so many inputs, counts them, and says how many: 1,700 in the fast
 """
 
 import functools
-import itertools
 import json
 import math
 
 import dp_accounting
 import fuzzed
-import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from fuzzed import flat_sum, fuzz, in_house
 from hypothesis import strategies as st
 
 from dpjax import accounting, clipping, noise, optimizers
@@ -42,39 +41,9 @@ def tiers(name):
     return pytest.mark.parametrize("count", [FAST[name], slow])
 
 
-def fuzz(strategy, check, count, record_property):
-    """Check so many inputs, and no fewer."""
-    seen = itertools.count()
-
-    @hypothesis.settings(
-        max_examples=count,
-        suppress_health_check=list(hypothesis.HealthCheck),
-        phases=[hypothesis.Phase.generate],
-    )
-    @hypothesis.given(strategy)
-    def run(case):
-        next(seen)
-        check(case)
-
-    run()
-    inputs = next(seen)
-    record_property("inputs", inputs)
-    assert inputs >= count
-
-
 def test_the_tiers_have_as_many_inputs_as_they_say():
     assert sum(FAST.values()) >= 1_700
     assert sum(SLOW.values()) >= 70_000
-
-
-def in_house(question, *kinds):
-    """Return an answer, or None for a typed error in the house's words."""
-    try:
-        return question()
-    except (ValueError, TypeError, *kinds) as error:
-        if not str(error).startswith("Expected "):
-            raise
-        return None
 
 
 # Clipped sums: both engines against NumPy.
@@ -118,12 +87,6 @@ def flat_rows(batch, batch_size):
 @functools.cache
 def clipped(name, rule, engine):
     return clipping.clipped_grad(linear_loss, fuzzed.RULES[rule], engine=engine)
-
-
-def flat_sum(tree):
-    return np.concatenate(
-        [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)]
-    )
 
 
 def factor_of(rule, norm):

@@ -267,6 +267,7 @@ def test_divisor_is_the_public_number_and_not_the_batch_size(kind):
         ("noise_multiplier", None, TypeError),
         ("sampling_prob", 1.5, ValueError),
         ("expected_batch_size", 0.0, ValueError),
+        ("expected_batch_size", 1e-45, ValueError),
         ("microbatch_size", 0, ValueError),
         ("mask", jnp.ones(5, bool), ValueError),
         ("mask", jnp.ones(6), TypeError),

@@ -101,7 +101,10 @@ def release(
         divisor, grads = grads.batch_size, dataclasses.replace(grads, batch_size=None)
     value = _noised(grads, own, checked._replace(expected_batch_size=divisor))
     assert divisor is not None  # The private step has refused it.
-    stderr = jnp.asarray(noise_multiplier * grads.sensitivity / divisor)
+    stderr = jnp.asarray(noise_multiplier * grads.sensitivity) / divisor
+    if not _check.is_traced(stderr) and not jnp.isfinite(stderr):
+        what = "a divisor that keeps the noise within what floats hold"
+        _check.fail(what, "expected_batch_size", divisor)
     return Release(value, stderr, event)
 
 
