@@ -819,7 +819,7 @@ def test_another_version_is_mentioned(tmp_path, capsys):
     (path / "config.json").write_text(json.dumps(config))
     resumable(path, resume=True, logging=training.Logging(every=3))
     said = capsys.readouterr().err
-    assert "version of jax was '0.0.1'" in said
+    assert "versions.jax was '0.0.1'" in said
     assert "loss and optimizer were not compared" in said
 
 

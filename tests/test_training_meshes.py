@@ -106,7 +106,7 @@ def test_parameters_may_be_split_over_the_last_of_two_axes(shard_params):
 
 
 @pytest.mark.slow
-def test_a_run_may_go_on_on_other_devices(tmp_path):
+def test_a_run_may_go_on_on_other_devices(tmp_path, capsys):
     options = {"run_dir": tmp_path / "run", "key": None}
 
     def stop(params):
@@ -125,8 +125,10 @@ def test_a_run_may_go_on_on_other_devices(tmp_path):
         spread_runs.one_device(),
         resume=True,
         evaluate=lambda params: {},
+        logging=spread_runs.training.Logging(every=2),
         **options,
     )
+    assert f"devices.number was {len(jax.devices())} and" in capsys.readouterr().err
     assert many.steps == one.steps == 5
     jax.tree.map(np.testing.assert_array_equal, many.params, one.params)
 

@@ -40,6 +40,7 @@ CHECKPOINTS = "checkpoints"
 
 _LOCK = ".lock"
 _OF_VERSIONS = ("loss", "optimizer")
+_MAY_CHANGE = ("devices", "versions")
 _TRACED_BY = ("dpjax", "jax", "jaxlib", "optax", "flax")
 """The packages by whose versions the hashes of loss and optimizer may change."""
 
@@ -155,7 +156,8 @@ class Saved(NamedTuple):
 
     Attributes:
       private: the object of its private.json.
-      notes: one line for each version that changed: numbers may differ in rounding.
+      notes: one line for each version, and whatever of the devices, that changed:
+        numbers may differ in rounding.
         And whether loss and optimizer could not be compared for that.
     """
 
@@ -176,7 +178,7 @@ def check_same(path: pathlib.Path, config: dict[str, Any], data: str) -> Saved:
     """
     saved, private = _read(path / CONFIG), _read(path / PRIVATE)
     differences, changed = compare(saved, config)
-    notes = [f"version of {line}" for line in changed]
+    notes = list(changed)
     if _rehashed(saved, config):
         notes.append("so loss and optimizer were not compared")
     if private.get("data") != data:
@@ -192,7 +194,7 @@ def check_same(path: pathlib.Path, config: dict[str, Any], data: str) -> Saved:
 def compare(
     saved: dict[str, Any], config: dict[str, Any]
 ) -> tuple[list[str], list[str]]:
-    """Return what differs between two configs, and apart from it which versions do.
+    """Return what differs between two configs, and apart from it what may.
 
     Args:
       saved: the object of a config.json.
@@ -200,7 +202,11 @@ def compare(
     """
     saved, now = dict(saved), dict(_files.json_copy(config))
     rehashed = _rehashed(saved, now)
-    changed = _differences(saved.pop("versions", {}), now.pop("versions", {}))
+    changed = [
+        line
+        for name in _MAY_CHANGE
+        for line in _differences(saved.pop(name, {}), now.pop(name, {}), name)
+    ]
     if rehashed:
         for each in (saved, now):
             model = each.get("model")

@@ -8,6 +8,7 @@ import numpy as np
 
 from dpjax import _versions
 from dpjax.training import fingerprint
+from dpjax.training.placement import Layout
 from dpjax.training.request import Request
 from dpjax.training.sources import Source
 
@@ -15,13 +16,17 @@ _PACKAGES = ("dpjax", "jax", "jaxlib", "optax", "flax", "numpy", "dp-accounting"
 
 
 def public_identity(
-    request: Request, source: Source, found: dict[str, Any] | None
+    request: Request,
+    source: Source,
+    layout: Layout,
+    found: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the object of config.json: nothing in it depends on the data's values.
 
     Args:
       request: what was asked for.
       source: the data.
+      layout: where arrays are.
       found: how the microbatch size was found, or None where it was given.
     """
     return {
@@ -39,6 +44,7 @@ def public_identity(
             "memory": found,
         },
         "model": _model(request, source),
+        "devices": layout.describe(),
         "versions": _versions.installed(_PACKAGES),
     }
 

@@ -126,6 +126,15 @@ class Layout:
         """Return the number of devices that share a batch."""
         return 1 if self.mesh is None else self.mesh.size
 
+    def describe(self) -> dict[str, Any]:
+        """Return the devices as a JSON object: on others, numbers round otherwise."""
+        device = jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
+        return {
+            "number": self.num_devices,
+            "kind": device.device_kind,
+            "shard_params": self.shard_params,
+        }
+
     def split(self, tree: ArrayTree) -> ArrayTree:
         """Return the shardings of a tree in which parameters may be found.
 

@@ -109,7 +109,9 @@ def make_plan(request: Request) -> Plan:
         epsilon=_epsilon(request, last_step),
         quoted=_quoted(request, last_step),
         ledger=_ledger(request, last_step),
-        config=_files.json_copy(identity.public_identity(request, source, found)),
+        config=_files.json_copy(
+            identity.public_identity(request, source, layout, found)
+        ),
         private=identity.private_identity(request, source, key_words),
     )
 
