@@ -16,6 +16,9 @@ from released import flat
 SLACK = {"float64": 1e-12}
 """Of a norm that is summed in float64; elsewhere 1e-6."""
 
+PROGRAMS_KEPT = 500
+"""Compiled ones: some ten thousand together take more maps than a process may have."""
+
 
 def sensitivity_of(row, params, place):
     """Return by how far one loud example moves the clipped sum, and what is claimed."""
@@ -199,6 +202,8 @@ def test_every_optimizer_behind_every_mechanism_releases_what_is_claimed(
             grads, extra_args = inputs[key]
             sensitivity = sensitivity_claimed(row)
             check_release(row, count, params, sensitivity, grads, extra_args)
+        if count % PROGRAMS_KEPT == 0:
+            jax.clear_caches()
     record_property("releases", count)
     assert count > 1_400
 

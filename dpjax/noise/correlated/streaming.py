@@ -1,9 +1,11 @@
 """Correlated noise, step by step: nothing as large as a matrix is ever held."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpjax import _check
 from dpjax.noise import gaussian, keys
@@ -71,7 +73,7 @@ def correlated_noise(
       strategy: gives M; the same at every step.
       state: before the step.
       like: pytree whose paths, shapes and dtypes are read; the same at every step.
-      stddev: that of the values of Z, >= 0; the same at every step.
+      stddev: that of the values of Z, >= 0; the same at every step, and static.
       num_steps: as in `init_correlated_noise`.
 
     Returns:
@@ -99,10 +101,29 @@ def correlated_noise(
     inside = step < steps
     if not _check.is_traced(inside) and not inside:
         _check.fail(f"a step below num_steps={steps}", "step", int(step))
+    leaves, tree = jax.tree.flatten(like)
+    shapes = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    stddev = _check.non_negative("stddev", stddev)
+    noise, buffers = _next_row(strategy, tree, shapes, stddev, key, step, buffers)
+    noise = jax.tree.map(lambda row: jnp.where(inside, row, jnp.nan), noise)
+    return noise, CorrelatedNoiseState(key, step + 1, buffers)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _next_row(
+    strategy: Strategy,
+    tree: Any,
+    shapes: tuple[tuple[tuple[int, ...], Any], ...],
+    stddev: float,
+    key: jax.Array,
+    step: jax.Array,
+    buffers: ArrayTree,
+) -> tuple[ArrayTree, ArrayTree]:
+    """Return the noise, and the buffers after it: compiled once for all steps."""
+    leaves = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    like = jax.tree.unflatten(tree, leaves)
 
     def draw(row: jax.Array) -> ArrayTree:
         return gaussian.domain_noise(DOMAIN, key, row, like, stddev)
 
-    noise, buffers = strategy.next_noise(draw, jnp.asarray(step, jnp.uint32), buffers)
-    noise = jax.tree.map(lambda row: jnp.where(inside, row, jnp.nan), noise)
-    return noise, CorrelatedNoiseState(key, step + 1, buffers)
+    return strategy.next_noise(draw, jnp.asarray(step, jnp.uint32), buffers)
