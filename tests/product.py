@@ -101,7 +101,7 @@ def refusal(row):
     if kind in STRATEGIES and name not in BOUNDED:
         return "at which steps an example takes part"
     if kind == "adaptive" and name == "with replacement":
-        return "one clip norm where an example may come twice"
+        return "a static clip where an example may come twice"
     if kind == "adaptive" and row["optimizer"] == "corrected adam":
         return "a clip that stays"
     if name == "scale then privatize" and row["engine"] == "bookkeeping":
