@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+from dpjax import _check
+from dpjax.accounting.epsilon import AccountingError
 from dpjax.accounting.events import Event
 from dpjax.accounting.ledgers.filter_file import FilterFile
 from dpjax.accounting.ledgers.privacy_filter import PrivacyFilter
@@ -11,11 +13,8 @@ _LEAST, _MOST = 2.0**-10, 2.0**40
 _PRECISION = 1e-8
 """How close the noise comes to the least, relatively."""
 
-_STARVED = 1000.0
-"""How much more noise than the whole budget asks for is no noise to train with.
-
-About one over its square of the budget is left then: more than `_PRECISION` leaves.
-"""
+_NOTHING = 1e-4
+"""Share of the budget's epsilon that is not worth a run; `_PRECISION` leaves less."""
 
 
 def calibrate_to_filter(
@@ -35,9 +34,8 @@ def calibrate_to_filter(
       is admitted.
 
     Raises:
-      BudgetExceeded: not even 1,000 times the noise that the whole budget asks for is
-        admitted, or 2^40: next to nothing is left.
-      AccountingError: the filter has no cost of the event.
+      AccountingError: less than a ten-thousandth of epsilon is left; or no noise of up
+        to 2^40 is enough; or the filter has no cost of the event.
 
     Guarantee: the filter was asked, and admits the event at the multiplier returned.
 
@@ -51,19 +49,14 @@ def calibrate_to_filter(
       1.935
     """
     left = privacy_filter.snapshot()
-    most = _MOST
-    if left.entries:
-        most = min(_MOST, _STARVED * _least(left.fresh(), make_event, _MOST))
-    return _least(left, make_event, most)
-
-
-def _least(
-    left: PrivacyFilter, make_event: Callable[[float], Event], most: float
-) -> float:
-    """Return the least noise that is admitted, between `_LEAST` and `most`."""
-    low, high = _LEAST, most
+    least_left = _NOTHING * left.budget.epsilon
+    if left.used > left.budget.epsilon - least_left:
+        what = f"a filter with {least_left:.2g} of {left.budget} left"
+        _check.fail(what, "used", left.used, AccountingError)
+    low, high = _LEAST, _MOST
     if not left.admits(make_event(high)):
-        left.spend(make_event(high), f"noise multiplier {high:.6g}")
+        what = f"an event that fits into the rest of {left.budget} with enough noise"
+        _check.fail(what, "make_event(2**40)", make_event(high), AccountingError)
     if left.admits(make_event(low)):
         return low
     while high > low * (1 + _PRECISION):

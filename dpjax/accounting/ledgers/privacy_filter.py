@@ -3,6 +3,8 @@
 import abc
 from typing import Any, Self
 
+import dp_accounting
+
 from dpjax import _check
 from dpjax.accounting.events import Event, Relation
 from dpjax.accounting.ledgers import chain, ledger_entry
@@ -12,6 +14,7 @@ from dpjax.accounting.ledgers.ledger_entry import Entry
 from dpjax.accounting.ledgers.saved import SavedEntries
 
 _ULP = 2.0**-52
+_NOTHING = dp_accounting.NoOpDpEvent()
 
 
 class PrivacyFilter(SavedEntries):
@@ -58,6 +61,14 @@ class PrivacyFilter(SavedEntries):
     def relation(self) -> Relation:
         """The data sets that are neighbours."""
         return self._relation
+
+    @property
+    def used(self) -> float:
+        """The epsilon of the least such budget that admits what was admitted, in nats.
+
+        How full the filter is: no promise, which is the budget (see the odometer).
+        """
+        return self._epsilon_with(_NOTHING)
 
     def admits(self, event: Event) -> bool:
         """Tell whether `event` fits into what is left; nothing is spent."""

@@ -84,10 +84,6 @@ class SavedEntries(abc.ABC):
         """Return a copy; what is spent on it is not spent here."""
         return self.from_json(self.to_json())
 
-    def fresh(self) -> Self:
-        """Return one of the same terms on which nothing was spent."""
-        return self.from_json(chain.encode(self._terms(), []))
-
     @classmethod
     @abc.abstractmethod
     def _of_terms(cls, budget: Budget | None, **rule: Any) -> Self:
