@@ -7,7 +7,7 @@ import pathlib
 from dpjax import _check, accounting
 from dpjax.accounting.events import Relation
 from dpjax.mechanism import PrivateBatches
-from dpjax.training import folder
+from dpjax.training import folder, processes
 
 
 def filter_file(
@@ -35,6 +35,8 @@ def with_rest(
 ) -> PrivateBatches:
     """Return a mechanism with the least noise that what is left of a budget admits.
 
+    With several processes the first one looks; all call this.
+
     Args:
       mechanism: of the run, without its noise.
       shared: the budget.
@@ -44,13 +46,21 @@ def with_rest(
       AccountingError: next to nothing is left.
       RunFolderError: the run that is gone on with does not say its noise.
     """
-    if resumed is None:
-        return mechanism.calibrate_to(shared)
+
+    def noise() -> float | None:
+        if resumed is None:
+            return mechanism.calibrate_to(shared).noise_multiplier
+        return _begun_with(resumed)
+
+    multiplier = processes.from_first(noise)
+    return dataclasses.replace(mechanism, noise_multiplier=multiplier)
+
+
+def _begun_with(resumed: str | pathlib.Path) -> float:
     begun = folder.saved_settings(resumed, "mechanism")
     try:
-        noise = _check.positive("noise_multiplier", begun.get("noise_multiplier"))
+        return _check.positive("noise_multiplier", begun.get("noise_multiplier"))
     except (TypeError, ValueError) as error:
         raise folder.RunFolderError(
             f"Expected a run with noise ({error}), got run_dir={str(resumed)!r}."
         ) from error
-    return dataclasses.replace(mechanism, noise_multiplier=noise)
