@@ -2,7 +2,9 @@
 
 import json
 import os
+import pathlib
 import re
+import shutil
 
 import compilations
 import pytest
@@ -258,6 +260,23 @@ def test_what_cannot_be_done_ends_in_one_line(
     assert re.search(named, said)
     assert not os.path.exists("three")
     assert (two_runs[0] / "budget.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("noise", "named"),
+    [(0.1, "that this run was charged to"), (None, "a run with noise")],
+)
+def test_noise_that_was_edited_in_a_folder_is_not_gone_on_with(
+    two_runs, monkeypatch, tmp_path, capsys, noise, named
+):
+    shutil.copytree(two_runs[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    config = saved("two")
+    config["mechanism"]["noise_multiplier"] = noise
+    pathlib.Path("two/config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit):
+        train.run(parsed("--run_dir=two", "--resume", "--noprogress"))
+    assert named in capsys.readouterr().err
 
 
 def test_the_report_says_what_is_promised_of_both(two_runs, monkeypatch):
