@@ -29,8 +29,11 @@ class FilterFile:
     spend under one that is there already is an error.
 
     Guarantee: that of the filter, for all releases that were spent here, by whichever
-    program, as long as the file is the newest one: whoever deletes it, or puts an older
-    copy in its place, gives budget back. `digest`, kept elsewhere, shows that.
+    program, also where releases of several programs take turns (Haney et al. 2023: what
+    holds of releases one after the other does of mechanisms that are asked at the same
+    time). It holds as long as the file is the newest one: whoever deletes it, or puts
+    an older copy in its place, gives budget back. `snapshot().digest`, kept elsewhere,
+    shows that.
 
     Args:
       path: the file. It and its folder are made by the first `spend`, for their owner
@@ -41,6 +44,11 @@ class FilterFile:
 
     Raises:
       TypeError: `new` is no filter. ValueError: something was spent on it.
+
+    References:
+      Haney, Shoemate, Tian, Vadhan, Vyrros, Xu and Zhang (2023), Concurrent composition
+      for interactive differential privacy with adaptive privacy-loss parameters,
+      arXiv 2309.05901.
 
     Example:
       >>> import dp_accounting, tempfile
