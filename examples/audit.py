@@ -130,6 +130,12 @@ def _check(flag_values: flags.FlagValues) -> None:
         raise training.FlagError(
             "Expected a number of examples, got --microbatch_size=auto."
         )
+    for name in ("start_from", "take_rest"):
+        if flag_values[name].value:
+            raise training.FlagError(
+                "Expected a run that does not begin where another ended, got "
+                f"--{name}={flag_values[name].value}."
+            )
     train_flags.check_plain({name: flag_values[name].value for name in flag_values})
 
 

@@ -90,6 +90,7 @@ def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
         prng_argnum=prng_argnum,
         settings=training.flag_settings(flag_values, train_flags.SETTINGS),
         placement=device_flags.placement(flag_values),
+        privacy_filter=options.privacy_filter(mechanism),
         **(arguments | {"key": key}),
     )
 
@@ -100,6 +101,8 @@ def _tuned(
     """Return what is trained, and the position of the loss's key if it takes one."""
     init_key = keys.domain_key(key, "examples.train.init")
     params = model.init(init_key, jnp.asarray(dataset.train_x[0]) * 0)
+    if value["start_from"] is not None:
+        params = training.load_params(value["start_from"], params)
     loss, prng_argnum = objectives.make_loss(
         model.apply, value["augmentations"], flip=value["dataset"] == "fashion_mnist"
     )

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "unit_size": 1,
     "train_only": None,
     "adapter_rank": None,
+    "start_from": None,
     "during_training": False,
     "probe_every": 100,
 }
@@ -80,6 +81,10 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         )
     for name, text in (
         ("data_dir", "Folder with the data set's files."),
+        (
+            "start_from",
+            "Folder of another run, whose parameters, as released, are begun with.",
+        ),
         (
             "train_only",
             "A regular expression: only parameters in whose path it is found.",

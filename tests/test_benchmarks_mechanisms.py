@@ -34,11 +34,12 @@ def parsed(*arguments):
 def test_every_row_is_a_command_line_of_the_training_script(name):
     flag_values = flags.FlagValues()
     train_flags.define_flags(flag_values)
-    own = ["--noise_multiplier=1", *benchmark.ROWS[name]]
-    train.parse(["train.py", *own], flag_values)
+    given = "--noise_multiplier=1"
+    own = [flag for flag in benchmark.ROWS[name] if flag != "--take_rest"]
+    train.parse(["train.py", given, *own], flag_values)
     mechanism = train.training.read_flags(flag_values).mechanism(4000)
     assert mechanism.noise_multiplier == 1.0
-    assert mechanism.num_steps == 100
+    assert mechanism.num_steps == (50 if name in benchmark.BEFORE else 100)
 
 
 def test_a_row_tells_what_its_runs_reached_and_spent():
@@ -52,6 +53,17 @@ def test_a_row_tells_what_its_runs_reached_and_spent():
     text = mechanisms_tables.render(run)
     assert "these numbers measure nothing" in text
     assert f"| {chosen} | `--clipping=automatic` |" in text
+
+
+def test_a_row_of_two_runs_has_one_budget():
+    [chosen] = benchmark.BEFORE
+    run = benchmark.measure(parsed("--quick", "--seeds=1", f"--parts={chosen}"))
+    row = run["rows"][chosen]
+    assert row["epsilon"] == 3.0
+    first, rest = " ".join(row["flags"]).split(" then ")
+    assert "--noise_multiplier=" in first
+    assert "--take_rest --start_from=before" in rest
+    assert row["seconds"] > 0
 
 
 def test_unknown_rows_are_refused():

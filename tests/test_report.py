@@ -167,6 +167,19 @@ def test_an_epsilon_that_is_no_guarantee_is_quoted_as_such(tmp_path):
     assert f"without regard to that: {quoted}." in text
 
 
+def test_a_budget_that_runs_share_is_promised_of_all_of_them(tmp_path):
+    alone = "Other runs. Every further run"
+    assert alone in read_page(write_run(tmp_path)).text
+    shared = {"privacy_filter": {"epsilon": 2.991, "delta": 1e-4}}
+    text = read_page(write_run(tmp_path, training=shared)).text
+    assert "all of them together, epsilon is at most 3.00 at delta 1e-4." in text
+    assert alone not in text
+    assert "Other runs, but for those that share its budget." in text
+    for damaged in (3, {"epsilon": None}, {"epsilon": [1], "delta": 1e-4}):
+        folder = write_run(tmp_path, training={"privacy_filter": damaged})
+        assert alone in read_page(folder).text
+
+
 def test_page_says_what_the_epsilon_means(tmp_path):
     text = read_page(write_run(tmp_path)).text
     # e^2.9712 = 19.5153...; (19.5153 + 1e-4) / 20.5153 = 0.951260...
@@ -464,6 +477,7 @@ def test_any_value_of_a_metric_gives_a_page(tmp_path, value):
     ("changes", "head"),
     [
         ({"settings": {"seed": 0}}, "Seeded by hand."),
+        ({"settings": {"start_from": "runs/one"}}, "Begun where another run ended."),
         ({"delta": 0.00025}, "Delta is large."),
     ],
 )

@@ -29,8 +29,10 @@ from dpjax.accounting.group import (
 )
 from dpjax.accounting.ledgers.budget import Budget, BudgetExceeded
 from dpjax.accounting.ledgers.chain import LedgerError
+from dpjax.accounting.ledgers.filter_file import FilterFile
 from dpjax.accounting.ledgers.filters import ConcentratedFilter, GaussianFilter
 from dpjax.accounting.ledgers.individual_filter import IndividualFilter
+from dpjax.accounting.ledgers.least_noise import calibrate_to_filter
 from dpjax.accounting.ledgers.ledger import PrivacyLedger
 from dpjax.accounting.ledgers.odometer import PrivacyOdometer
 from dpjax.accounting.ledgers.privacy_filter import PrivacyFilter
@@ -46,6 +48,7 @@ __all__ = [
     "ConcentratedFilter",
     "Delta",
     "Epsilon",
+    "FilterFile",
     "GaussianFilter",
     "IndividualFilter",
     "LedgerError",
@@ -59,6 +62,7 @@ __all__ = [
     "calibrate_noise_multiplier",
     "calibrate_num_steps",
     "calibrate_sampling_prob",
+    "calibrate_to_filter",
     "epsilon_curve",
     "event_curve",
     "event_delta",

@@ -129,6 +129,31 @@ class PrivateBatches(Batches, abc.ABC):
         )
         return dataclasses.replace(self, noise_multiplier=multiplier)
 
+    def calibrate_to(
+        self, privacy_filter: accounting.PrivacyFilter | accounting.FilterFile
+    ) -> Self:
+        """Return a copy with the least noise that a filter still admits.
+
+        Nothing is spent. See `accounting.calibrate_to_filter`.
+
+        Raises:
+          AccountingError: next to nothing is left.
+          ValueError: the filter has another neighbouring relation.
+        """
+        self.check_filter(privacy_filter)
+        multiplier = accounting.calibrate_to_filter(
+            lambda candidate: self._event(candidate, self.num_steps), privacy_filter
+        )
+        return dataclasses.replace(self, noise_multiplier=multiplier)
+
+    def check_filter(
+        self, privacy_filter: accounting.PrivacyFilter | accounting.FilterFile
+    ) -> None:
+        """Raise `ValueError` where a filter has another neighbouring relation."""
+        if privacy_filter.relation != self.neighboring_relation:
+            expected = f"a filter under {self.neighboring_relation}"
+            _check.fail(expected, "relation", privacy_filter.relation)
+
     def clipped_grad(
         self, loss_fn: LossFn, **options: Any
     ) -> Callable[..., clipping.ClippedGrads]:

@@ -38,6 +38,12 @@ _SEEDED = Caution(
     "that is to be released, give no seed.",
 )
 
+_STARTED = Caution(
+    "Begun where another run ended.",
+    "What that run spent of the same data is not in this epsilon. A budget that both "
+    "share covers both.",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -119,6 +125,7 @@ def _privacy(run: Run, outcome: Outcome) -> dict[str, Any]:
         "factor": words.likelihood_factor(outcome.epsilon),
         "guess": page.percent_up(words.guessing_bound(outcome.epsilon, delta)),
         "epsilon_chart": run_charts.epsilon_chart(run),
+        "shared": words.shared_budget(run.config),
         "quoted": (run.summary or {}).get("not_a_guarantee"),
     }
 
@@ -192,6 +199,8 @@ def _cautions(run: Run, outcome: Outcome) -> list[Caution]:
         found.append(_LARGE_DELTA)
     if run.config["private"] and run.config["settings"].get("seed") is not None:
         found.append(_SEEDED)
+    if run.config["private"] and run.config["settings"].get("start_from") is not None:
+        found.append(_STARTED)
     return found
 
 

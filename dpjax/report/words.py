@@ -196,6 +196,21 @@ def plain(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def shared_budget(config: Mapping[str, Any]) -> str | None:
+    """Say what is promised of all runs of one budget, where the run has such a one."""
+    shared = config["training"].get("privacy_filter")
+    if not isinstance(shared, dict):
+        return None
+    epsilon, delta = (as_number(shared.get(key)) for key in ("epsilon", "delta"))
+    if epsilon is None or delta is None:
+        return None
+    return (
+        "This run shares a budget with others, each of which may have been chosen by "
+        "what those before it released. For all of them together, epsilon is at most "
+        f"{page.number_up(epsilon)} at delta {page.number_up(delta)}."
+    )
+
+
 def likelihood_factor(epsilon: float) -> str:
     """Return e^epsilon, rounded up."""
     return page.number_up(math.exp(epsilon)) if epsilon < 700 else "∞"

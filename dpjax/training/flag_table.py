@@ -88,6 +88,23 @@ FLAGS: tuple[_Flag, ...] = (
     _float("target_epsilon", "Solve for the noise that spends this by the last step."),
     _float("delta", "The delta of (epsilon, delta)-differential privacy."),
     _float("max_epsilon", "Stop before the step that would pass this epsilon."),
+    (
+        flags.DEFINE_string,
+        "budget_file",
+        "File of one budget that this run shares with others, each of which may be "
+        "chosen by what those before it gave; made if there is none.",
+        {},
+    ),
+    _float(
+        "budget_epsilon",
+        "For --budget_file: epsilon of all runs that share it, at --delta.",
+    ),
+    (
+        flags.DEFINE_boolean,
+        "take_rest",
+        "For --budget_file: the least noise with which the budget admits the run.",
+        {},
+    ),
     _enum(
         "sampling",
         tuple(SAMPLERS),

@@ -14,13 +14,19 @@ from dpjax.training import flag_table
 from dpjax.training.catalogue import STRATEGIES, FlagError
 from dpjax.training.options import OF_SAMPLERS, Options
 
-_ALTERNATIVES = (("noise_multiplier", "target_epsilon"), ("epochs", "steps"))
+_ALTERNATIVES = (
+    ("noise_multiplier", "target_epsilon", "take_rest"),
+    ("epochs", "steps"),
+)
 _OF_PRIVACY = (
     "l2_norm_clip",
     "noise_multiplier",
     "target_epsilon",
     "delta",
     "max_epsilon",
+    "budget_file",
+    "budget_epsilon",
+    "take_rest",
 )
 _ONLY_WITH = {
     "momentum": ("optimizer", ("momentum", "ftrl")),
@@ -110,6 +116,7 @@ def read_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:
             _require(value[name] is None, f"no --{name} with --private=false")
     else:
         _exactly_one(value, *_ALTERNATIVES[0])
+        _check_shared(value)
         for name in ("l2_norm_clip", "delta"):
             _require(value[name] is not None, f"--{name} (or --private=false)")
     _exactly_one(value, *_ALTERNATIVES[1])
@@ -140,11 +147,25 @@ def read_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:
     return Options(**value)
 
 
-def _exactly_one(value: Mapping[str, Any], first: str, second: str) -> None:
-    given = [name for name in (first, second) if value[name] is not None]
+def _check_shared(value: Mapping[str, Any]) -> None:
+    """Check the flags of a budget that runs share against each other."""
+    shared = _is_given(value["budget_file"])
+    for name in ("budget_epsilon", "take_rest"):
+        _require(shared or not _is_given(value[name]), f"--budget_file with --{name}")
+    has_total = _is_given(value["budget_epsilon"])
+    _require(has_total or not shared, "--budget_epsilon with --budget_file")
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value is not False
+
+
+def _exactly_one(value: Mapping[str, Any], *names: str) -> None:
+    given = [name for name in names if _is_given(value[name])]
     found = " and ".join(f"--{name}={value[name]}" for name in given) or "neither"
     if len(given) != 1:
-        raise FlagError(f"Expected either --{first} or --{second}, got {found}.")
+        *first, last = [f"--{name}" for name in names]
+        raise FlagError(f"Expected either {', '.join(first)} or {last}, got {found}.")
 
 
 def _require(condition: Any, what: str) -> None:

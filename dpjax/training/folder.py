@@ -93,22 +93,25 @@ def run_key(
     return saved
 
 
-def saved_settings(run_dir: str | pathlib.Path) -> dict[str, Any]:
-    """Return the settings that a run was begun with.
+def saved_settings(
+    run_dir: str | pathlib.Path, part: str = "settings"
+) -> dict[str, Any]:
+    """Return the settings that a run was begun with, or another part of its config.
 
     Args:
       run_dir: the run folder.
+      part: a part of config.json that is an object.
 
     Raises:
-      RunFolderError: it has no config.json, or one that is damaged or without settings.
+      RunFolderError: it has no config.json, or one that is damaged or without the part.
     """
     path = pathlib.Path(run_dir) / CONFIG
-    settings = _read(path).get("settings")
-    if not isinstance(settings, dict):
+    found = _read(path).get(part)
+    if not isinstance(found, dict):
         raise RunFolderError(
-            f"Expected a run with settings, got {path.name}={str(path)!r}."
+            f"Expected a run with {part}, got {path.name}={str(path)!r}."
         )
-    return settings
+    return found
 
 
 @contextlib.contextmanager

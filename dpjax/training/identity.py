@@ -37,6 +37,7 @@ def public_identity(
         "settings": dict(request.settings),
         "training": {
             "max_epsilon": request.max_epsilon,
+            "privacy_filter": shared_budget(request),
             "ema_decay": request.ema_decay,
             "log_every": request.logging.every,
             "evaluate_every": request.logging.evaluation_steps,
@@ -47,6 +48,12 @@ def public_identity(
         "devices": layout.describe(),
         "versions": _versions.installed(_PACKAGES),
     }
+
+
+def shared_budget(request: Request) -> dict[str, float] | None:
+    """Return epsilon and delta of the budget that other runs share, if there is one."""
+    shared = request.privacy_filter
+    return None if shared is None else shared.budget._asdict()
 
 
 def private_identity(

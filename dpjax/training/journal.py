@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dpjax import _files, accounting
-from dpjax.training import checkpoints, folder, metrics, record
+from dpjax.training import charging, checkpoints, folder, metrics, record
 from dpjax.training.background import Writer
 from dpjax.training.plan import Plan
 from dpjax.training.state import TrainState
@@ -53,9 +53,11 @@ class Journal:
           The state to go on from.
         """
         if self.path is None:
+            charging.charge(self.plan)
             return self.plan.state
         checkpoints.require_orbax()
         if not self.plan.request.resume:
+            charging.charge(self.plan)
             folder.begin(self.path, self.plan.config, self.plan.private)
             return self.plan.state
         return self._take_up(self.path)

@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import optax
 
+from dpjax.accounting import FilterFile, PrivacyFilter
 from dpjax.mechanism import DPSGD
 from dpjax.training import (
     budget,
+    charging,
     feeding,
     interrupts,
     journal,
@@ -54,6 +56,7 @@ def fit(
     checkpointing: Checkpointing | None = None,
     settings: Mapping[str, Any] | None = None,
     placement: Placement | None = None,
+    privacy_filter: PrivacyFilter | FilterFile | None = None,
 ) -> FitResult:
     """Train `params` on private `data`, step by step, as `mechanism` says.
 
@@ -101,6 +104,9 @@ def fit(
       placement: how the run is spread over devices; None takes all of `jax.devices()`,
         those of other processes of `jax.distributed` too. Every process then calls
         `fit` with the same arguments; the first alone writes and shows anything.
+      privacy_filter: the budget of this run and others, each of which may be chosen by
+        what was released before. A new run is charged to it before the first step, with
+        all its steps; one that is resumed was charged, and is not charged again.
 
     Returns:
       A `FitResult`.
@@ -114,11 +120,13 @@ def fit(
       CheckpointError: a checkpoint could not be written, or none that is whole is left.
       DataError: a record could not be read, or is not like the first: the run can be
         resumed at its last checkpoint. `MemoryBudgetError`: no microbatch fits.
+      BudgetExceeded: `privacy_filter` does not admit the run; nothing is written.
       Interrupted: SIGINT or SIGTERM arrived; the exit code is 130 or 143.
 
     Guarantee: the parameters of every step, their average, and what is computed from
     them alone are (epsilon, delta)-private for the mechanism's neighbouring relation,
     with the number of examples and all arguments but `data` public, and `key` secret.
+    All runs of a `privacy_filter`, with their choice, have its budget together.
     Metrics under "not_private" and what the progress bar shows of the loss are not.
 
     Example:
@@ -162,6 +170,7 @@ def fit(
         settings=settings or {},
         memory_budget=memory_budget,
         placement=placement,
+        privacy_filter=privacy_filter,
     )
     if not processes.is_first():
         request = dataclasses.replace(request, run_dir=None)
@@ -169,6 +178,7 @@ def fit(
     processes.check_same(arguments=plan.config, data=plan.private["data"])
     with contextlib.ExitStack() as stack:
         with processes.together():
+            charging.check(plan)
             records = stack.enter_context(journal.opened(plan))
             state = records.start()
         return _run(records, processes.same_tree(state))
@@ -190,7 +200,8 @@ def _run(records: journal.Journal, state: TrainState) -> FitResult:
         seeded = not plan.key_words[0]
         described = plan.config["mechanism"]
         closing = closing_lines(result.summary, described, seeded=seeded)
-        print(*closing, *_quoted(plan.request, result.summary), sep="\n")
+        more = [*_quoted(plan.request, result.summary), *charging.closing_lines(plan)]
+        print(*closing, *more, sep="\n")
     return result
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import optax
 
-from dpjax import _check, optimizers
+from dpjax import _check, accounting, optimizers
 from dpjax.mechanism import (
     DPSGD,
     DPDiscreteSGD,
@@ -19,6 +19,7 @@ from dpjax.mechanism import (
 )
 from dpjax.mechanism.factorization_events import participation_of
 from dpjax.sampling import Sampler
+from dpjax.training import sharing
 from dpjax.training.catalogue import (
     CLIPPING,
     OF_CLIPPING,
@@ -57,6 +58,9 @@ class Options:
     target_epsilon: float | None
     delta: float | None
     max_epsilon: float | None
+    budget_file: str | None
+    budget_epsilon: float | None
+    take_rest: bool | None
     sampling: str
     max_batch_size: int | None
     period: int | None
@@ -96,6 +100,7 @@ class Options:
             "noise_multiplier",
             "target_epsilon",
             "max_epsilon",
+            "budget_epsilon",
             "epochs",
             "learning_rate",
             "final_l2_norm_clip",
@@ -154,6 +159,10 @@ class Options:
         if not self.private:
             return NonPrivate(**batches)
         private = self._private(batches)
+        shared = self.privacy_filter(private)
+        if self.take_rest and shared is not None:
+            resumed = self.run_dir if self.resume else None
+            return sharing.with_rest(private, shared, resumed)
         if self.target_epsilon is None or self.delta is None:
             return private
         return private.calibrate(self.target_epsilon, self.delta)
@@ -182,6 +191,18 @@ class Options:
         horizon = Horizon(batches["num_steps"], participation, self.bands)
         strategy = STRATEGIES[self.correlated_noise](horizon)
         return DPMatrixFactorization(strategy=strategy, **settings)
+
+    def privacy_filter(
+        self, mechanism: PrivateBatches | NonPrivate
+    ) -> accounting.FilterFile | None:
+        """Return the budget that the run shares with others, or None without one."""
+        if self.budget_file is None or not isinstance(mechanism, PrivateBatches):
+            return None
+        return sharing.filter_file(
+            self.budget_file,
+            (self.budget_epsilon, self.delta),
+            mechanism.neighboring_relation,
+        )
 
     def optax_optimizer(
         self, mechanism: PrivateBatches | NonPrivate

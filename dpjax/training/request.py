@@ -8,6 +8,7 @@ from typing import Any
 import optax
 
 from dpjax import _check
+from dpjax.accounting import FilterFile, PrivacyFilter
 from dpjax.mechanism import NonPrivate, PrivateBatches
 from dpjax.training.checkpoints import Checkpointing
 from dpjax.training.losses import Loss
@@ -69,6 +70,7 @@ class Request:
     settings: Mapping[str, Any]
     memory_budget: int | None = None
     placement: Placement | None = None
+    privacy_filter: PrivacyFilter | FilterFile | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
@@ -87,6 +89,7 @@ class Request:
             expected = "a function of the parameters"
             _check.fail(expected, "evaluate", self.evaluate, TypeError)
         self._check_spending()
+        self._check_filter()
         self._check_memory()
 
     def _check_memory(self) -> None:
@@ -99,6 +102,18 @@ class Request:
         if size != "auto":
             expected = 'microbatch_size="auto" (memory_budget is its budget)'
             _check.fail(expected, "microbatch_size", size)
+
+    def _check_filter(self) -> None:
+        shared = self.privacy_filter
+        if not isinstance(shared, PrivacyFilter | FilterFile | None):
+            expected = "a PrivacyFilter or a FilterFile"
+            _check.fail(expected, "privacy_filter", shared, TypeError)
+        if shared is None:
+            return
+        if isinstance(self.mechanism, NonPrivate):
+            expected = "no budget for a run without privacy"
+            _check.fail(expected, "privacy_filter", shared)
+        self.mechanism.check_filter(shared)
 
     def _check_spending(self) -> None:
         if self.delta is not None:

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from dpjax import accounting
-from dpjax.training import fingerprint
+from dpjax.training import fingerprint, identity
 from dpjax.training.journal import Journal
 from dpjax.training.state import TrainState, averaged_params, model_params
 from dpjax.types import ArrayTree, Params
@@ -67,6 +67,7 @@ def make_result(state: TrainState, records: Journal) -> FitResult:
             "steps": plan.last_step,
             "epsilon": epsilon,
             "delta": request.delta,
+            "privacy_filter": identity.shared_budget(request),
             "not_a_guarantee": plan.quoted,
             "public": last["public"] if last else {},
             "not_private": {"non_finite_examples": int(state.non_finite)},

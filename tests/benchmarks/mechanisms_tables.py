@@ -26,7 +26,7 @@ def _rows(rows: Mapping[str, Run]) -> str:
     lines = [
         [
             name,
-            " ".join(f"`{flag}`" for flag in row["flags"]),
+            " ".join(f"`{f}`" if f[:2] == "--" else f for f in row["flags"]),
             f"{row['noise_multiplier']:.3g}",
             f"{row['epsilon']:.2f}",
             row["relation"],

@@ -1,14 +1,15 @@
 """What a ledger holds, as JSON, with a running hash that tells when it was changed.
 
 Each entry's SHA-256 is that of the digest before it and of the entry's own text; the
-first covers the budget and the neighbouring relation. So a changed, dropped, added or
-moved entry shows. A hash has no secret: who rewrites a whole file can hash it anew, and
-is only found out by comparing the last digest with one that was kept elsewhere.
+first covers the budget, the neighbouring relation and, of a filter or an odometer, by
+which rule it adds up. So a changed, dropped, added or moved entry shows. A hash has no
+secret: who rewrites a whole file can hash it anew, and is only found out by comparing
+the last digest with one that was kept elsewhere.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import dp_accounting
@@ -20,12 +21,16 @@ from dpjax.accounting.ledgers import event_json
 from dpjax.accounting.ledgers.budget import Budget
 from dpjax.accounting.ledgers.ledger_entry import Entry
 
-_FORMAT = "dpjax privacy ledger"
+LEDGER = "dpjax privacy ledger"
+ADAPTIVE = "dpjax adaptive accounting"
+"""The formats: of a ledger, and of filters and odometers, which have a rule."""
+
+_WORDS = {LEDGER: "ledger", ADAPTIVE: "filter or odometer"}
 _VERSION = 1
 
 
 class LedgerError(ValueError):
-    """A ledger's text is damaged, of another version, or was changed."""
+    """The text of a ledger or filter is damaged, of another kind, or was changed."""
 
 
 class Terms(NamedTuple):
@@ -34,10 +39,12 @@ class Terms(NamedTuple):
     Attributes:
       budget: the most that may be spent, or None.
       relation: which data sets are neighbours.
+      rule: of a filter or an odometer, a JSON object: its kind and its settings.
     """
 
     budget: Budget | None
     relation: Relation
+    rule: Mapping[str, Any] | None = None
 
 
 def checked_terms(budget: Any, relation: Any) -> Terms:
@@ -67,14 +74,18 @@ def encode(terms: Terms, entries: Sequence[Entry]) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def decode(text: str | bytes) -> tuple[Terms, list[Entry]]:
+def decode(text: str | bytes, form: str = LEDGER) -> tuple[Terms, list[Entry]]:
     """Return what `encode` wrote, if it is what `encode` wrote.
+
+    Args:
+      text: the document.
+      form: `LEDGER`, or `ADAPTIVE` for terms with a rule.
 
     Raises:
       LedgerError: the text is no JSON, cut off, of another version, or not what its
         hashes say; the first entry that differs is named.
     """
-    document = _parse(text)
+    document = _parse(text, form)
     terms = _terms(document)
     entries: list[Entry] = []
     mark = _hash("", _terms_object(terms))
@@ -102,30 +113,34 @@ def _hash(before: str, value: dict[str, Any]) -> str:
 
 
 def _terms_object(terms: Terms) -> dict[str, Any]:
-    return {
-        "format": _FORMAT,
+    plain = {
+        "format": LEDGER if terms.rule is None else ADAPTIVE,
         "version": _VERSION,
         "relation": terms.relation.name,
         "budget": terms.budget and terms.budget._asdict(),
     }
+    return plain if terms.rule is None else plain | {"rule": dict(terms.rule)}
 
 
 def _entry_object(entry: Entry) -> dict[str, Any]:
     return entry._asdict() | {"event": event_json.to_json(entry.event)}
 
 
-def _parse(text: str | bytes) -> dict[str, Any]:
+def _parse(text: str | bytes, form: str) -> dict[str, Any]:
+    word = _WORDS[form]
     try:
         document = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise LedgerError(f"Expected a whole ledger in JSON, got: {error}.") from error
-    if not isinstance(document, dict) or document.get("format") != _FORMAT:
-        _fail(f"a JSON document of the format {_FORMAT!r}", "text", document)
+        raise LedgerError(f"Expected a whole {word} in JSON, got: {error}.") from error
+    if not isinstance(document, dict) or document.get("format") != form:
+        _fail(f"a JSON document of the format {form!r}", "text", document)
     if document.get("version") != _VERSION:
-        _fail(f"a ledger of version {_VERSION}", "version", document.get("version"))
+        _fail(f"a {word} of version {_VERSION}", "version", document.get("version"))
     wanted = {"format", "version", "relation", "budget", "entries", "sha256"}
-    if document.keys() != wanted or not isinstance(document["entries"], list):
-        _fail(f"a ledger with {', '.join(sorted(wanted))}", "keys", sorted(document))
+    wanted |= {"rule"} if form == ADAPTIVE else set()
+    whole = document.keys() == wanted and isinstance(document["entries"], list)
+    if not whole or not isinstance(document.get("rule", {}), dict):
+        _fail(f"a {word} with {', '.join(sorted(wanted))}", "keys", sorted(document))
     return document
 
 
@@ -144,7 +159,7 @@ def _terms(document: dict[str, Any]) -> Terms:
                 _check.fail("epsilon and delta alone", "budget", document["budget"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise LedgerError(f"Expected the terms of a ledger, got: {error}") from error
-    return Terms(budget, relations[name])
+    return Terms(budget, relations[name], document.get("rule"))
 
 
 def _entry(number: int, value: Any) -> Entry:

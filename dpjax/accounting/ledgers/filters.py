@@ -106,8 +106,8 @@ class GaussianFilter(PrivacyFilter):
 
     def _epsilon_with(self, event: Event) -> float:
         total = self._total + self._cost(event)
-        if total == math.inf:
-            return math.inf
+        if total in (0.0, math.inf):
+            return total
         whole = dp_accounting.GaussianDpEvent(total**-0.5)
         delta, relation = self.budget.delta, self.relation
         return float(accountants.event_epsilon(whole, delta, relation=relation))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 
@@ -9,13 +10,16 @@ from dpjax import _check
 from dpjax.accounting.epsilon import Epsilon
 from dpjax.accounting.events import Event, Relation
 from dpjax.accounting.ledgers import chain, ledger_entry
+from dpjax.accounting.ledgers.budget import Budget
+from dpjax.accounting.ledgers.chain import Terms
 from dpjax.accounting.ledgers.ledger_entry import Entry
 from dpjax.accounting.ledgers.renyi_filter import event_divergences
+from dpjax.accounting.ledgers.saved import SavedEntries
 
 _DEFAULT_ORDERS = tuple(1 + 2.0**power for power in range(-1, 9))
 
 
-class PrivacyOdometer:
+class PrivacyOdometer(SavedEntries):
     """A running epsilon that is right at all times, for releases chosen on the way.
 
     No budget is fixed: events are spent as they are chosen, by looking at what was
@@ -82,9 +86,9 @@ class PrivacyOdometer:
         return self._delta
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
-        """What was spent, in order."""
-        return tuple(self._entries)
+    def relation(self) -> Relation:
+        """The data sets that are neighbours."""
+        return self._relation
 
     def spend(self, event: Event, label: str) -> None:
         """Record a release that is about to be made.
@@ -100,10 +104,7 @@ class PrivacyOdometer:
           AccountingError: the event has no Renyi account.
         """
         ledger_entry.checked_label(label)
-        released, count = ledger_entry.canonical(event)
-        cost = event_divergences(event, self._orders, self._relation)
-        self._total = self._total + cost
-        self._entries.append(Entry(released, count, label))
+        self._record(Entry(*ledger_entry.canonical(event), label))
 
     def epsilon(self) -> Epsilon:
         """Return the reading, in nats; it never falls."""
@@ -113,3 +114,18 @@ class PrivacyOdometer:
         share = math.log(self._orders.size) - math.log(self._delta)
         bounds = (self._total + share / (self._orders - 1)) * slack
         return Epsilon(float(bounds.min()), method="odometer")
+
+    @classmethod
+    def _of_terms(cls, budget: Budget | None, **rule: Any) -> Self:
+        if budget is not None:
+            _check.fail("no budget", "budget", budget, TypeError)
+        return cls(**rule)
+
+    def _terms(self) -> Terms:
+        rule = {"kind": type(self).__name__, "delta": self._delta}
+        orders = {"orders": self._orders.tolist()}
+        return Terms(None, self._relation, rule | orders)
+
+    def _add(self, event: Event) -> None:
+        cost = event_divergences(event, self._orders, self._relation)
+        self._total = self._total + cost

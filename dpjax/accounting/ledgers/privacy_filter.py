@@ -1,17 +1,23 @@
 """What privacy filters share: costs that add up, a limit, and the record."""
 
 import abc
+from typing import Any, Self
+
+import dp_accounting
 
 from dpjax import _check
 from dpjax.accounting.events import Event, Relation
 from dpjax.accounting.ledgers import chain, ledger_entry
 from dpjax.accounting.ledgers.budget import Budget, BudgetExceeded
+from dpjax.accounting.ledgers.chain import Terms
 from dpjax.accounting.ledgers.ledger_entry import Entry
+from dpjax.accounting.ledgers.saved import SavedEntries
 
 _ULP = 2.0**-52
+_NOTHING = dp_accounting.NoOpDpEvent()
 
 
-class PrivacyFilter(abc.ABC):
+class PrivacyFilter(SavedEntries):
     """A budget that holds when later releases are chosen by earlier ones.
 
     A ledger adds up events that are fixed before the data are looked at. Who lowers the
@@ -21,6 +27,12 @@ class PrivacyFilter(abc.ABC):
     made, with the event that was chosen, and refuses what would pass a budget that was
     fixed beforehand. What is promised is the budget, whenever one stops, and not the
     part of it that was used; the odometer promises that.
+
+    Releases of several programs, one after the other, keep to one budget if each takes
+    up the filter that the one before has saved; `FilterFile` does that, and for
+    programs that run at the same time. Entries that are taken up are added up whatever
+    they come to: where a version of dpjax finds that they cost more than the budget,
+    nothing else is admitted.
 
     Guarantee: of kinds of filters, each in its own words: all releases that were
     admitted, together with the choices between them, are (epsilon, delta)-private under
@@ -51,9 +63,12 @@ class PrivacyFilter(abc.ABC):
         return self._relation
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
-        """What was admitted, in order."""
-        return tuple(self._entries)
+    def used(self) -> float:
+        """The epsilon of the least such budget that admits what was admitted, in nats.
+
+        How full the filter is: no promise, which is the budget (see the odometer).
+        """
+        return self._epsilon_with(_NOTHING)
 
     def admits(self, event: Event) -> bool:
         """Tell whether `event` fits into what is left; nothing is spent."""
@@ -75,11 +90,25 @@ class PrivacyFilter(abc.ABC):
           AccountingError: this filter has no cost of the event that adds up.
         """
         ledger_entry.checked_label(label)
-        released, count = ledger_entry.canonical(event)
-        if not self._fits(event, self._slack()):
-            raise BudgetExceeded(label, self._epsilon_with(event), self._budget)
-        self._add(event)
-        self._entries.append(Entry(released, count, label))
+        entry = Entry(*ledger_entry.canonical(event), label)
+        whole = ledger_entry.composed([entry])
+        if not self._fits(whole, self._slack()):
+            raise BudgetExceeded(label, self._epsilon_with(whole), self._budget)
+        self._record(entry)
+
+    @classmethod
+    def _of_terms(cls, budget: Budget | None, **rule: Any) -> Self:
+        if budget is None:
+            _check.fail("a budget (epsilon, delta)", "budget", None, TypeError)
+        return cls(budget, **rule)
+
+    def _terms(self) -> Terms:
+        rule = {"kind": type(self).__name__} | self._settings()
+        return Terms(self._budget, self._relation, rule)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings beside budget and relation, as JSON."""
+        return {}
 
     def _slack(self) -> float:
         """Return the factor by which sums of costs may have been rounded down."""
@@ -92,7 +121,3 @@ class PrivacyFilter(abc.ABC):
     @abc.abstractmethod
     def _epsilon_with(self, event: Event) -> float:
         """Return the least epsilon of a budget into which `event` would fit."""
-
-    @abc.abstractmethod
-    def _add(self, event: Event) -> None:
-        """Spend `event`."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +81,9 @@ class RenyiFilter(PrivacyFilter):
     def orders(self) -> tuple[float, ...]:
         """The orders at which divergences are added up."""
         return tuple(self._orders.tolist())
+
+    def _settings(self) -> dict[str, Any]:
+        return {"orders": list(self.orders)}
 
     def _fits(self, event: Event, slack: float) -> bool:
         total = (self._total + self._cost(event)) * slack
