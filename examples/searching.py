@@ -20,6 +20,7 @@ References:
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -124,14 +125,10 @@ class Runs:
     ) -> tuple[float, Trained]:
         """Train with a candidate; return its score and what was trained."""
         own = self._flags(candidate, noise)
-        model = models.make(own["model"].value, self.dataset.num_classes)
-        measures = [
-            objectives.make_evaluation(model.apply, half) for half in self.halves()
-        ]
         kept = []
 
         def evaluate(params: Params) -> dict[str, Any]:
-            chosen_by, other = (one(params)["test_accuracy"] for one in measures)
+            chosen_by, other = (one(params)["test_accuracy"] for one in self._measures)
             kept.append(Trained(jax.device_get(params), float(other)))
             return {"score": chosen_by}
 
@@ -147,6 +144,13 @@ class Runs:
             dataclasses.replace(self.dataset, test_x=x[i::2], test_y=y[i::2])
             for i in (0, 1)
         ]
+
+    @functools.cached_property
+    def _measures(self) -> list[Callable[[Params], dict[str, jax.Array]]]:
+        """Return what measures parameters on either half."""
+        name = self.flag_values["model"].value
+        apply = models.make(name, self.dataset.num_classes).apply
+        return [objectives.make_evaluation(apply, half) for half in self.halves()]
 
     def _mechanism(
         self, candidate: search_flags.Candidate, noise: float

@@ -107,6 +107,7 @@ def complete(flag_values: flags.FlagValues) -> None:
             training.apply_defaults(
                 flag_values, DEFAULTS | folder.saved_settings(run_dir)
             )
+            search_flags.check(flag_values)
             return
     dataset = flag_values["dataset"].value or "mnist_5k"
     preset = flag_values["preset"].value or presets.OF_DATASET[dataset]
