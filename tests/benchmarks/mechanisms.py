@@ -11,6 +11,7 @@ import pathlib
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples"))
 
+import searching  # isort: skip
 import train  # isort: skip
 import train_flags  # isort: skip
 
@@ -46,6 +48,10 @@ ROWS: dict[str, tuple[str, ...]] = {
     "last layer alone": ("--train_only=logits",),
     "adapters of rank 4": ("--adapter_rank=4",),
     "4 examples an owner": ("--unit_size=4", "--batch_size=250"),
+    "learning rate searched": (
+        "--search=learning_rate=0.003,0.01,0.03",
+        "--search_runs=3",
+    ),
     "linear model": _LINEAR,
     "linear model, sparse rows": (
         *_LINEAR,
@@ -153,10 +159,23 @@ def _one(name: str, seed: int, *, quick: bool) -> dict[str, Any]:
         train_flags.define_flags(flag_values)
         always = [f"--seed={seed}", f"--run_dir={folder}/run", "--noprogress"]
         train.parse(["train.py", *always, *own], flag_values)
+        if flag_values["search"].value is not None:
+            return _searched(flag_values)
         result = train.train(flag_values)
         assert result.run_dir is not None
         config = json.loads((result.run_dir / "config.json").read_text())
     return config["mechanism"] | result.summary
+
+
+def _searched(flag_values: flags.FlagValues) -> dict[str, Any]:
+    """Search once; return the like of a summary, its epsilon that of the search."""
+    began = time.monotonic()
+    found = searching.search(flag_values, train.train)
+    return found | {
+        "public": {"test_accuracy": found["test_accuracy"]},
+        "epsilon": {"exact": found["epsilon"]},
+        "elapsed_seconds": time.monotonic() - began,
+    }
 
 
 def main(argv: Sequence[str]) -> None:
