@@ -67,7 +67,15 @@ def train(
     fit: Callable[..., Any] = training.fit,
     **given: Any,
 ) -> Any:
-    """Do what the flags say; what is given goes before them, as arguments of `fit`."""
+    """Do what the flags say.
+
+    Args:
+        flag_values: Complete and checked.
+        dataset: What the model sees, where it is at hand.
+        evaluate: What is measured of the model's parameters instead of the usual.
+        fit: What trains; its result is returned.
+        **given: Arguments of `fit` that go before what the flags say.
+    """
     options = training.read_flags(flag_values)
     names = (*train_flags.SETTINGS, "data_dir")
     value = {name: flag_values[name].value for name in names}

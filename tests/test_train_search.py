@@ -569,5 +569,7 @@ def test_the_other_ways_to_train_can_be_searched(tmp_path, arguments):
         dataset = searching.scattering.scatter_dataset(dataset)
     model = models.make(flag_values["model"].value, 10)
     right = np.argmax(model.apply(params, dataset.test_x), -1) == dataset.test_y
-    assert record["test_accuracy"] == pytest.approx(right[1::2].mean(), abs=0.003)
+    assert record["test_accuracy"] == pytest.approx(
+        float(right[1::2].mean()), abs=0.003
+    )
     assert _files.json_copy(record) == read(tmp_path / "search.json")
