@@ -33,7 +33,7 @@ SHAPE = 0.5
 """Of the law of the number of runs: cheaper than a geometric one."""
 
 _MOST = 1000
-_WITHOUT = ("max_epsilon", "during_training", "distributed")
+_WITHOUT = ("max_epsilon", "budget_file", "during_training", "distributed")
 
 Candidate = dict[str, Any]
 """Flag values by name."""
@@ -120,7 +120,7 @@ def check(flag_values: flags.FlagValues) -> None:
     if flag_values["resume"].value:
         raise training.FlagError("Expected one run to take up, got --search.")
     for name in _WITHOUT:
-        if flag_values[name].value:
+        if name in flag_values and flag_values[name].value:
             raise training.FlagError(f"Expected no --{name} with --search.")
     if not flag_values["private"].value:
         raise training.FlagError("Expected a private run with --search.")

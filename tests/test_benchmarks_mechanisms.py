@@ -54,6 +54,21 @@ def test_a_row_tells_what_its_runs_reached_and_spent():
     assert f"| {chosen} | `--clipping=automatic` |" in text
 
 
+def test_unknown_rows_are_refused():
+    with pytest.raises(ValueError, match="got parts='teleport'"):
+        benchmark.measure(parsed("--parts=teleport"))
+
+
+def test_readme_shows_the_run_that_is_kept():
+    run = benchmark.COMMAND.read_results()
+    shown = table.read_block(command.README.read_text(), mechanisms_tables.MARKS)
+    assert shown == mechanisms_tables.render(run)
+    assert not run["settings"]["quick"]
+    assert run["rows"].keys() == benchmark.ROWS.keys()
+    for row in run["rows"].values():
+        assert 2.9 < row["epsilon"] <= 3.0
+
+
 def test_the_row_of_a_search_has_the_epsilon_of_the_search():
     chosen = "learning rate searched"
     run = benchmark.measure(parsed("--quick", "--seeds=1", f"--parts={chosen}"))
@@ -70,18 +85,3 @@ def quick_flags():
     train_flags.define_flags(flag_values)
     train.parse(["train.py", *benchmark.TINY], flag_values)
     return flag_values
-
-
-def test_unknown_rows_are_refused():
-    with pytest.raises(ValueError, match="got parts='teleport'"):
-        benchmark.measure(parsed("--parts=teleport"))
-
-
-def test_readme_shows_the_run_that_is_kept():
-    run = benchmark.COMMAND.read_results()
-    shown = table.read_block(command.README.read_text(), mechanisms_tables.MARKS)
-    assert shown == mechanisms_tables.render(run)
-    assert not run["settings"]["quick"]
-    assert run["rows"].keys() == benchmark.ROWS.keys()
-    for row in run["rows"].values():
-        assert 2.9 < row["epsilon"] <= 3.0

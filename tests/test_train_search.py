@@ -31,7 +31,9 @@ if not storage.AVAILABLE:
 
 import data
 import models
+import scattering
 import search_flags
+import search_runs
 import searching
 import train
 import train_flags
@@ -149,7 +151,7 @@ def test_the_same_seed_gives_the_same_search(found, tmp_path):
 @pytest.mark.slow
 def test_a_run_of_the_search_is_that_of_the_script_with_its_flags_and_key(digits):
     key = jax.random.key_data(jax.random.key(3))
-    runs = searching.Runs(parsed(*SMALL, *SEARCH), digits, train.train)
+    runs = search_runs.Runs(parsed(*SMALL, *SEARCH), digits, train.train)
     candidate = {"learning_rate": 0.1, "l2_norm_clip": 1.0}
     score, trained = runs.run(2.0, candidate, key)
     own = ["--learning_rate=0.1", "--l2_norm_clip=1", "--noise_multiplier=2"]
@@ -461,12 +463,12 @@ def test_runs_that_cost_different_amounts_are_refused(tmp_path, digits):
     arguments = ["--search=learning_rate=1,2", "--search_runs=2", "--steps=3"]
     flag_values = parsed(*SMALL, *arguments, "--noise_multiplier=2")
     with pytest.raises(training.FlagError, match="runs that cost the same"):
-        searching.Runs(flag_values, digits, dearer).price()
+        search_runs.Runs(flag_values, digits, dearer).price()
 
 
 def test_a_noise_multiplier_that_is_given_stays_and_epsilon_follows(digits):
     flag_values = parsed(*SMALL, *SEARCH, "--noise_multiplier=1.5")
-    price = searching.Runs(flag_values, digits, train.train).price()
+    price = search_runs.Runs(flag_values, digits, train.train).price()
     assert price.one_run.noise_multiplier == 1.5
     runs = Repetitions(mean=2.0, shape=search_flags.SHAPE)
     whole = accounting.event_epsilon(runs.event(price.one_run.event()), 1e-4)
@@ -489,7 +491,7 @@ def test_the_search_is_accounted_for_under_the_relation_of_its_runs(
     digits, arguments, relation
 ):
     flag_values = parsed(*SMALL, *SEARCH, *arguments)
-    price = searching.Runs(flag_values, digits, train.train).price()
+    price = search_runs.Runs(flag_values, digits, train.train).price()
     assert price.ledger.relation.name == relation
     assert 3 * (1 - 1e-6) < price.epsilon <= 3
     assert price.one_run.epsilon(1e-4) < 0.7 * price.epsilon
@@ -566,7 +568,7 @@ def test_the_other_ways_to_train_can_be_searched(tmp_path, arguments):
     params = flax.serialization.msgpack_restore(content)
     dataset = data.load("mnist_5k")
     if "--features=scattering" in arguments:
-        dataset = searching.scattering.scatter_dataset(dataset)
+        dataset = scattering.scatter_dataset(dataset)
     model = models.make(flag_values["model"].value, 10)
     right = np.argmax(model.apply(params, dataset.test_x), -1) == dataset.test_y
     assert record["test_accuracy"] == pytest.approx(

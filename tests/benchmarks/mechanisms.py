@@ -136,7 +136,8 @@ def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
 
 def row(name: str, seeds: int, *, quick: bool) -> dict[str, Any]:
     """Return what a row's runs reached, and what they spent."""
-    one = functools.partial(_one, name, quick=quick)
+    is_search = any(flag.startswith("--search=") for flag in ROWS[name])
+    one = functools.partial(_searched if is_search else _one, name, quick=quick)
     summaries = [one(seed) for seed in range(seeds)]
     accuracies = [100 * found["public"]["test_accuracy"] for found in summaries]
     print(f"{name}: {', '.join(f'{a:.1f}' for a in accuracies)}", flush=True)
@@ -159,18 +160,22 @@ def _one(name: str, seed: int, *, quick: bool) -> dict[str, Any]:
         train_flags.define_flags(flag_values)
         always = [f"--seed={seed}", f"--run_dir={folder}/run", "--noprogress"]
         train.parse(["train.py", *always, *own], flag_values)
-        if flag_values["search"].value is not None:
-            return _searched(flag_values)
         result = train.train(flag_values)
         assert result.run_dir is not None
         config = json.loads((result.run_dir / "config.json").read_text())
     return config["mechanism"] | result.summary
 
 
-def _searched(flag_values: flags.FlagValues) -> dict[str, Any]:
+def _searched(name: str, seed: int, *, quick: bool) -> dict[str, Any]:
     """Search once; return the like of a summary, its epsilon that of the search."""
+    own = [*ROWS[name], *(TINY if quick else ())]
     began = time.monotonic()
-    found = searching.search(flag_values, train.train)
+    with tempfile.TemporaryDirectory() as folder:
+        flag_values = flags.FlagValues()
+        train_flags.define_flags(flag_values)
+        always = [f"--seed={seed}", f"--run_dir={folder}/run", "--noprogress"]
+        train.parse(["train.py", *always, *own], flag_values)
+        found = searching.search(flag_values, train.train)
     return found | {
         "public": {"test_accuracy": found["test_accuracy"]},
         "epsilon": {"exact": found["epsilon"]},
