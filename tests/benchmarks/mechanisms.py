@@ -179,6 +179,7 @@ def _searched(name: str, seed: int, *, quick: bool) -> dict[str, Any]:
     return found | {
         "public": {"test_accuracy": found["test_accuracy"]},
         "epsilon": {"exact": found["epsilon"]},
+        "privacy_filter": None,
         "elapsed_seconds": time.monotonic() - began,
     }
 
