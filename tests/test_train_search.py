@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import pathlib
 import re
 import signal
 import stat
@@ -509,10 +510,13 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_spent(tmp_path, ca
 
 
 def start(*arguments):
+    root = str(pathlib.Path(train.__file__).parents[1])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return subprocess.Popen(
             [sys.executable, train.__file__, *arguments],
+            env=os.environ | {"PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
