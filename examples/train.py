@@ -5,6 +5,7 @@ Without flags: a small CNN on 4,000 handwritten digits, to epsilon 3 at delta 1e
 leaves all settings to the flags. The run folder gets config, metrics, checkpoints and a
 report; `--run_dir=FOLDER --resume` goes on with a run that was stopped, and
 `--during_training` records the curvature of a public batch as the run goes on.
+`--search=FLAG=V1,V2` keeps the best of a secret number of runs: see searching.py.
 """
 
 import pathlib
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import models
 import objectives
 import scattering
+import searching
 import train_flags
 import tuning
 from absl import app, flags, logging
@@ -57,13 +59,28 @@ _FAILED = (
 """What can go wrong where all that was asked for is right."""
 
 
-def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
-    """Do what the flags say."""
+def train(
+    flag_values: flags.FlagValues = flags.FLAGS,
+    *,
+    dataset: data.Dataset | None = None,
+    evaluate: Callable[[Any], Mapping[str, Any]] | None = None,
+    fit: Callable[..., Any] = training.fit,
+    **given: Any,
+) -> Any:
+    """Do what the flags say.
+
+    Args:
+        flag_values: Complete and checked.
+        dataset: What the model sees, where it is at hand.
+        evaluate: What is measured of the model's parameters instead of the usual.
+        fit: What trains; its result is returned.
+        **given: Arguments of `fit` that go before what the flags say.
+    """
     options = training.read_flags(flag_values)
     names = (*train_flags.SETTINGS, "data_dir")
     value = {name: flag_values[name].value for name in names}
-    dataset = data.load(value["dataset"], value["data_dir"])
-    arguments = options.fit_arguments()
+    dataset = dataset or data.load(value["dataset"], value["data_dir"])
+    arguments = options.fit_arguments() | given
     key = training.run_key(
         arguments["run_dir"], arguments["key"], resume=arguments["resume"]
     )
@@ -76,17 +93,17 @@ def train(flag_values: flags.FlagValues = flags.FLAGS) -> training.FitResult:
     units = grouping.grouped(
         dataset.train_x, dataset.train_y, tuned.loss, value["unit_size"], key
     )
-    evaluate = _evaluation(model, dataset, flag_values, arguments["run_dir"])
+    measure = evaluate or _evaluation(model, dataset, flag_values, arguments["run_dir"])
     if arguments["logging"].progress and jax.process_index() == 0:
         print(f"data: {dataset.source}", file=sys.stderr)
         print(f"run folder: {arguments['run_dir']}", file=sys.stderr, flush=True)
-    return training.fit(
+    return fit(
         mechanism,
         units.loss,
         tuned.params,
         units.data,
         options.optax_optimizer(mechanism),
-        evaluate=lambda trained: evaluate(tuned.whole(trained)),
+        evaluate=lambda trained: measure(tuned.whole(trained)),
         prng_argnum=prng_argnum,
         settings=training.flag_settings(flag_values, train_flags.SETTINGS),
         placement=device_flags.placement(flag_values),
@@ -143,6 +160,10 @@ def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values["run_dir"].value = f"runs/{folder}"
     try:
         device_flags.join(flag_values)
+        if flag_values["search"].value is not None:
+            searching.search(flag_values, train)
+            print(f"found: {flag_values['run_dir'].value}/{searching.SEARCH}")
+            return
         result = train(flag_values)
         if result.run_dir is not None:
             print(f"report: {report.write_run_report(result.run_dir)}")

@@ -9,6 +9,7 @@ import data
 import device_flags
 import models
 import presets
+import search_flags
 from absl import flags
 
 from dpjax import training
@@ -23,6 +24,8 @@ DEFAULTS: dict[str, Any] = {
     "start_from": None,
     "during_training": False,
     "probe_every": 100,
+    "search": None,
+    "search_runs": None,
 }
 """What a flag is that neither the command line nor a preset gives."""
 
@@ -35,6 +38,7 @@ _UNPLAIN = (
     "adapter_rank",
     "sharpness_radius",
     "noise_ratio",
+    "search",
 )
 """The flags that audits and studies of curvature have no answer to."""
 
@@ -73,6 +77,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Define the flags of train.py and of the training loop."""
     training.define_flags(flag_values)
     device_flags.define_flags(flag_values)
+    search_flags.define_flags(flag_values)
     for name, words, text in _WORDS:
         flags.DEFINE_enum(name, None, words, text, flag_values=flag_values)
     for name, least, text in _NUMBERS:
@@ -107,15 +112,21 @@ def complete(flag_values: flags.FlagValues) -> None:
             training.apply_defaults(
                 flag_values, DEFAULTS | folder.saved_settings(run_dir)
             )
+            search_flags.check(flag_values)
             return
     dataset = flag_values["dataset"].value or "mnist_5k"
     preset = flag_values["preset"].value or presets.OF_DATASET[dataset]
     training.apply_defaults(flag_values, DEFAULTS | presets.PRESETS.get(preset, {}))
+    search_flags.complete(flag_values)
 
 
 def check(flag_values: flags.FlagValues) -> None:
     """Raise `FlagError` where train.py's own flags do not fit together."""
     device_flags.check(flag_values)
+    search_flags.check(flag_values)
+    for own in search_flags.each(flag_values):
+        training.read_flags(own)
+        check(own)
     _check_model(flag_values)
     _check_what_is_trained(flag_values)
 
@@ -172,12 +183,12 @@ def check_plain(settings: Mapping[str, Any]) -> None:
     """Raise `FlagError` unless all parameters are trained, on single examples.
 
     What is audited, and what curvature is measured of, is such a run, whose gradients
-    are taken where it is, and whose noise stays as it is.
+    are taken where it is, and whose noise stays as it is; not the best of several.
     """
     for name in _UNPLAIN:
         value = settings.get(name)
         if value is not None and value != DEFAULTS.get(name):
             raise training.FlagError(
-                "Expected a run that trains all parameters on single examples, with "
+                "Expected one run that trains all parameters on single examples, with "
                 f"the same noise throughout, got --{name}={value}."
             )

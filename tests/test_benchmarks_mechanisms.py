@@ -79,3 +79,21 @@ def test_readme_shows_the_run_that_is_kept():
     assert run["rows"].keys() == benchmark.ROWS.keys()
     for row in run["rows"].values():
         assert 2.9 < row["epsilon"] <= 3.0
+
+
+def test_the_row_of_a_search_has_the_epsilon_of_the_search():
+    chosen = "learning rate searched"
+    run = benchmark.measure(parsed("--quick", "--seeds=1", f"--parts={chosen}"))
+    row = json.loads(json.dumps(run))["rows"][chosen]
+    assert 2.9 < row["epsilon"] <= 3.0
+    assert row["relation"] == "add or remove one example"
+    alone = train.training.read_flags(quick_flags()).mechanism(4000)
+    assert row["noise_multiplier"] > alone.noise_multiplier
+    assert f"| {chosen} | " in mechanisms_tables.render(run)
+
+
+def quick_flags():
+    flag_values = flags.FlagValues()
+    train_flags.define_flags(flag_values)
+    train.parse(["train.py", *benchmark.TINY], flag_values)
+    return flag_values

@@ -12,6 +12,7 @@ import pathlib
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "examples"))
 
+import searching  # isort: skip
 import train  # isort: skip
 import train_flags  # isort: skip
 
@@ -49,6 +51,10 @@ ROWS: dict[str, tuple[str, ...]] = {
     "last layer alone": ("--train_only=logits",),
     "adapters of rank 4": ("--adapter_rank=4",),
     "4 examples an owner": ("--unit_size=4", "--batch_size=250"),
+    "learning rate searched": (
+        "--search=learning_rate=0.003,0.01,0.03",
+        "--search_runs=3",
+    ),
     "linear model": _LINEAR,
     "linear model, sparse rows": (
         *_LINEAR,
@@ -139,7 +145,8 @@ def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
 
 def row(name: str, seeds: int, *, quick: bool) -> dict[str, Any]:
     """Return what a row's runs reached, and what they spent."""
-    one = functools.partial(_one, name, quick=quick)
+    is_search = any(flag.startswith("--search=") for flag in ROWS[name])
+    one = functools.partial(_searched if is_search else _one, name, quick=quick)
     summaries = [one(seed) for seed in range(seeds)]
     accuracies = [100 * found["public"]["test_accuracy"] for found in summaries]
     print(f"{name}: {', '.join(f'{a:.1f}' for a in accuracies)}", flush=True)
@@ -182,6 +189,24 @@ def _trained(run_dir: str, seed: int, *own: str) -> dict[str, Any]:
     assert result.run_dir is not None
     config = json.loads((result.run_dir / "config.json").read_text())
     return config["mechanism"] | result.summary
+
+
+def _searched(name: str, seed: int, *, quick: bool) -> dict[str, Any]:
+    """Search once; return the like of a summary, its epsilon that of the search."""
+    own = [*ROWS[name], *(TINY if quick else ())]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        flag_values = flags.FlagValues()
+        train_flags.define_flags(flag_values)
+        always = [f"--seed={seed}", f"--run_dir={folder}/run", "--noprogress"]
+        train.parse(["train.py", *always, *own], flag_values)
+        found = searching.search(flag_values, train.train)
+    return found | {
+        "public": {"test_accuracy": found["test_accuracy"]},
+        "epsilon": {"exact": found["epsilon"]},
+        "privacy_filter": None,
+        "elapsed_seconds": time.monotonic() - began,
+    }
 
 
 def main(argv: Sequence[str]) -> None:
