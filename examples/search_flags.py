@@ -120,7 +120,7 @@ def check(flag_values: flags.FlagValues) -> None:
     if flag_values["resume"].value:
         raise training.FlagError("Expected one run to take up, got --search.")
     for name in _WITHOUT:
-        if name in flag_values and flag_values[name].value:
+        if flag_values[name].value:
             raise training.FlagError(f"Expected no --{name} with --search.")
     if not flag_values["private"].value:
         raise training.FlagError("Expected a private run with --search.")

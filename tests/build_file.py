@@ -11,7 +11,9 @@ CONFTEST = "tests/conftest.py"
 def rule(path, text):
     if path.startswith("tests/") and path.rpartition("/")[2].startswith("test_"):
         return "py_test"
-    tests = [ast.unparse(n.test) for n in ast.parse(text).body if isinstance(n, ast.If)]
+    tests = [
+        ast.unparse(n.test) for n in layering.parsed(text).body if isinstance(n, ast.If)
+    ]
     is_script = layering.outside(path) and "__name__ == '__main__'" in tests
     return "py_binary" if is_script else "py_library"
 

@@ -6,6 +6,7 @@ their syntax trees: nothing is imported or run.
 
 import ast
 import collections
+import functools
 import graphlib
 import re
 import sys
@@ -54,12 +55,29 @@ def outside(path):
     return not path.startswith("dpjax/")
 
 
-def imports(*trees):
-    for node in (node for tree in trees for node in ast.walk(tree)):
+@functools.cache
+def parsed(text):
+    """Return the syntax tree of a file, made once for all checks."""
+    return ast.parse(text)
+
+
+@functools.cache
+def import_nodes(text):
+    """Return the import statements of a file, wherever they stand."""
+    kinds = ast.Import | ast.ImportFrom
+    return [node for node in ast.walk(parsed(text)) if isinstance(node, kinds)]
+
+
+def names_of(nodes):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports(text):
+    return names_of(import_nodes(text))
 
 
 def guarded(tree):
@@ -84,7 +102,7 @@ def find(name, known):
 def dependencies(sources):
     known = modules(sources)
     found = {
-        path: {find(name, known) for name in imports(ast.parse(text))}
+        path: {find(name, known) for name in imports(text)}
         for path, text in sources.items()
     }
     return {path: paths - {path, None} for path, paths in found.items()}
@@ -115,11 +133,9 @@ def layer_complaints(sources):
 
 def placement_complaints(sources):
     for path, text in sources.items():
-        tree = ast.parse(text)
+        tree = parsed(text)
         top = tree.body + guarded(tree)
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Import | ast.ImportFrom):
-                continue
+        for node in import_nodes(text):
             if node not in top:
                 yield f"{path}:{node.lineno} imports elsewhere than at the top"
             if getattr(node, "level", 0):
@@ -139,7 +155,7 @@ def cycle_complaints(sources):
 def bound(sources, path):
     """Map each name that a module binds at its top to its import, or to None."""
     names = {}
-    for node in ast.parse(sources[path]).body:
+    for node in parsed(sources[path]).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names[node.name] = None
         elif isinstance(node, ast.Assign | ast.AnnAssign):
@@ -164,7 +180,7 @@ def is_defined(sources, origin):
 
 def facade_complaints(sources):
     names = []
-    for node in ast.parse(sources[FACADE]).body:
+    for node in parsed(sources[FACADE]).body:
         if isinstance(node, ast.ImportFrom) and node.module.startswith("dpjax"):
             names += [alias.asname or alias.name for alias in node.names]
         elif not re.match(r"__all__ = |'''|'", ast.unparse(node).replace('"', "'")):
@@ -208,13 +224,12 @@ def requirement_complaints(sources, project):
     """The facade must do with what every installation brings, extras being guarded."""
     known, core = modules(sources), reached(FACADE, dependencies(sources))
     for path, text in sources.items():
-        tree = ast.parse(text)
         folder = max((f for f in EXTRAS if path.startswith(f)), key=len)
         free = [] if path in core else EXTRAS[folder]
         brought = declared(project, free)
         hoped = declared(project, EXTRAS[folder])
-        guard = set(imports(*guarded(tree)))
-        for name in sorted(set(imports(tree))):
+        guard = set(names_of(guarded(parsed(text))))
+        for name in sorted(set(imports(text))):
             first = name.split(".")[0]
             if find(name, known) or first in sys.stdlib_module_names:
                 continue

@@ -87,6 +87,9 @@ class Runs:
 # A search in earnest.
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:run :UserWarning")
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     path = tmp_path_factory.mktemp("found") / "run"
