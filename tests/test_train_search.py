@@ -39,6 +39,7 @@ import searching
 import train
 import train_flags
 
+pytestmark = pytest.mark.filterwarnings("ignore:run :UserWarning")
 SMALL = ["--model=linear", "--steps=2", "--batch_size=64"]
 SEARCH = ["--search=learning_rate=0.01,0.1;l2_norm_clip=0.3,1", "--search_runs=2"]
 LEFT = [".lock", "config.json", "ledger.json", "params.msgpack", "search.json"]
@@ -85,9 +86,6 @@ class Runs:
 
 
 # A search in earnest.
-
-
-pytestmark = pytest.mark.filterwarnings("ignore:run :UserWarning")
 
 
 @pytest.fixture(scope="module")
