@@ -14,7 +14,13 @@ import samplers
 
 from dpjax import optimizers, sampling
 from dpjax.clipping import rules
-from dpjax.mechanism import DPSGD, SOUND_PAIRS, DPMatrixFactorization
+from dpjax.mechanism import (
+    DPSGD,
+    SOUND_PAIRS,
+    DPDiscreteSGD,
+    DPMatrixFactorization,
+    DPStagedSGD,
+)
 from dpjax.noise import correlated
 
 MULTIPLIER, CLIP_NORM, DIVISOR, NUM_STEPS = 1.5, 8.0, 10, 4
@@ -55,6 +61,8 @@ MECHANISMS = (
     *(("DP-SGD", sampler) for sampler in SAMPLERS),
     *(("adaptive", sampler) for sampler in SAMPLERS),
     *itertools.product(STRATEGIES, SAMPLERS),
+    ("staged", "Poisson"),
+    *(("discrete", sampler) for sampler in ("deterministic", "shuffled")),
     *(("aggregate", kind) for kind in AGGREGATES),
 )
 AXES = {
@@ -88,7 +96,7 @@ def expressible(row):
     kind, name = row["mechanism"]
     if kind == "adaptive" and row["rule"] != "norm":
         return False  # It has a rule of its own.
-    if row["optimizer"] == "corrected adam" and kind in STRATEGIES:
+    if row["optimizer"] == "corrected adam" and kind in (*STRATEGIES, "discrete"):
         return False  # There is no one standard deviation that it could be given.
     # These are given gradients, or a loss, and no engine.
     per_example = kind == "aggregate" and name != "privatize"
@@ -104,6 +112,8 @@ def refusal(row):
         return "a static clip where an example may come twice"
     if kind == "adaptive" and row["optimizer"] == "corrected adam":
         return "a clip that stays"
+    if kind == "staged" and row["optimizer"] == "corrected adam":
+        return "noise that stays"
     if name == "scale then privatize" and row["engine"] == "bookkeeping":
         return "per-example gradients, or None with loss_fn="
     if name == "sparse rows" and row["engine"] != "vmap":
@@ -142,7 +152,9 @@ def mechanism(row):
     }
     if kind in STRATEGIES:
         return DPMatrixFactorization(strategy=STRATEGIES[kind], **plan)
-    return DPSGD(**plan)
+    if kind == "staged":
+        return DPStagedSGD(final_noise_ratio=0.5, num_stages=2, **plan)
+    return DPDiscreteSGD(**plan) if kind == "discrete" else DPSGD(**plan)
 
 
 def make_optimizer(row, key):
@@ -189,6 +201,8 @@ def inner(name, plan):
 
 def events(plan):
     """Return a plan's events, one for each relation under which it has an account."""
+    if isinstance(plan, DPDiscreteSGD):
+        return [plan.event()]  # It has one relation.
     relations = [word for kind, word in SOUND_PAIRS if kind is type(plan.sampler)]
     plans = [dataclasses.replace(plan, relation=relation) for relation in relations]
     return [plan.event() for plan in plans]

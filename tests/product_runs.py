@@ -189,8 +189,11 @@ def claimed(row, state):
 
 
 def _multiplier(event):
+    """Return the multiplier of the first step of an event."""
     while not hasattr(event, "noise_multiplier"):
-        event = event.event
+        if hasattr(event, "rho"):
+            return (2 * event.rho) ** -0.5
+        event = event.events[0] if hasattr(event, "events") else event.event
     return event.noise_multiplier
 
 

@@ -197,17 +197,25 @@ def _release(
 ) -> tuple[ArrayTree, DiscreteAggregateState]:
     """Round, add the noise, divide by the public constant, count the step."""
     divisor = public_divisor(grads, settings)
-    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), grads.sum)
-    noisy = jax.pure_callback(
-        grid.noised,
-        shapes,
-        state.key,
-        state.step,
-        grads.sum,
-        vmap_method="sequential",
-    )
+    noisy = _noised(grid, state.key, state.step, grads.sum)
     average = jax.tree.map(lambda total: total / divisor, noisy)
     words = segments.settings_words(settings.noise_multiplier, 1.0)
     counted = segments.count_step(state.segments, words)
     private = PrivateAggregateState(state.key, state.step + 1, counted)
     return in_dtypes_of(average, like), DiscreteAggregateState(private)
+
+
+def _noised(grid: Grid, key: jax.Array, step: jax.Array, total: ArrayTree) -> ArrayTree:
+    """Return the sum with noise, which the host draws."""
+    if not any(map(_check.is_traced, jax.tree.leaves((key, step, total)))):
+        # This is the host; and XLA knows of no mesh here that it could call from.
+        total = jax.tree.map(jnp.asarray, total)
+        found = grid.noised(key, step, total)
+        places = jax.tree.map(lambda leaf: leaf.sharding, total)
+        return jax.device_put(found, places)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), total
+    )
+    return jax.pure_callback(
+        grid.noised, shapes, key, step, total, vmap_method="sequential"
+    )
