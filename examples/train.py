@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import beginning
 import curvature_probe
 import data
 import device_flags
@@ -30,7 +31,7 @@ import tuning
 from absl import app, flags, logging
 from endings import end
 
-from dpjax import report, training
+from dpjax import accounting, report, training
 from dpjax.noise import keys
 
 
@@ -89,7 +90,8 @@ def train(
     if value["features"] == "scattering":
         dataset = scattering.scatter_dataset(dataset)
     model = models.make(value["model"], dataset.num_classes)
-    tuned, prng_argnum = _tuned(model, dataset, value, key)
+    shared = options.privacy_filter(mechanism)
+    tuned, prng_argnum = _tuned(model, dataset, value, key, shared)
     units = grouping.grouped(
         dataset.train_x, dataset.train_y, tuned.loss, value["unit_size"], key
     )
@@ -97,6 +99,8 @@ def train(
     if arguments["logging"].progress and jax.process_index() == 0:
         print(f"data: {dataset.source}", file=sys.stderr)
         print(f"run folder: {arguments['run_dir']}", file=sys.stderr, flush=True)
+        if value["start_from"] is not None and shared is None:
+            print(beginning.CAUTION, file=sys.stderr, flush=True)
     return fit(
         mechanism,
         units.loss,
@@ -107,19 +111,23 @@ def train(
         prng_argnum=prng_argnum,
         settings=training.flag_settings(flag_values, train_flags.SETTINGS),
         placement=device_flags.placement(flag_values),
-        privacy_filter=options.privacy_filter(mechanism),
+        privacy_filter=shared,
         **(arguments | {"key": key}),
     )
 
 
 def _tuned(
-    model: nn.Module, dataset: data.Dataset, value: Mapping[str, Any], key: jax.Array
+    model: nn.Module,
+    dataset: data.Dataset,
+    value: Mapping[str, Any],
+    key: jax.Array,
+    shared: accounting.FilterFile | None,
 ) -> tuple[tuning.Tuned, int | None]:
     """Return what is trained, and the position of the loss's key if it takes one."""
     init_key = keys.domain_key(key, "examples.train.init")
     params = model.init(init_key, jnp.asarray(dataset.train_x[0]) * 0)
     if value["start_from"] is not None:
-        params = training.load_params(value["start_from"], params)
+        params = beginning.begun_with(value["start_from"], params, shared)
     loss, prng_argnum = objectives.make_loss(
         model.apply, value["augmentations"], flip=value["dataset"] == "fashion_mnist"
     )

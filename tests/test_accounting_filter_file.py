@@ -247,6 +247,23 @@ def ended(processes):
     return [process.communicate(timeout=240)[0] for process in processes]
 
 
+def test_a_lock_that_was_deleted_is_no_lock(tmp_path, monkeypatch):
+    budget = FilterFile(tmp_path / "budget.json", RenyiFilter((3.0, 1e-5)))
+    lock, opened, delete = tmp_path / "budget.json.lock", [], [True, False]
+    flock = filter_file.fcntl.flock
+
+    def deleted_while_waiting(handle, operation):
+        opened.append(handle)
+        flock(handle, operation)
+        if delete.pop(0):
+            lock.unlink()
+
+    monkeypatch.setattr(filter_file.fcntl, "flock", deleted_while_waiting)
+    budget.spend(dp_accounting.GaussianDpEvent(4.0), "a look")
+    assert len(opened) == 2
+    assert lock.exists()
+
+
 def test_processes_together_get_what_one_alone_would(tmp_path):
     alone = RenyiFilter(BUDGET)
     while alone.admits(GAUSSIAN(8.0)):

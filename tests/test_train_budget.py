@@ -244,7 +244,7 @@ def test_a_run_that_took_the_rest_and_was_killed_ends_as_if_it_had_not(
         ([*SHARED, "--noise_multiplier=1"], 2, "within the budget of epsilon 3"),
         (["--budget_file=budget.json", "--budget_epsilon=4", "--take_rest"], 2, "it h"),
         ([*SHARED, "--take_rest", "--delta=1e-5"], 2, "it has"),
-        (["--start_from=none"], 1, "a run with a checkpoint, got run_dir='none'"),
+        (["--start_from=none"], 2, "the folder of a run"),
         (["--start_from=one", "--model=mlp"], 1, "checkpoint"),
     ],
 )
@@ -262,9 +262,37 @@ def test_what_cannot_be_done_ends_in_one_line(
     assert (two_runs[0] / "budget.json").read_bytes() == before
 
 
+def test_no_run_begins_with_what_was_trained_without_privacy(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    trained("plain", "--private=false")
+    for shared in ([], SHARED):
+        arguments = ["--run_dir=two", "--noise_multiplier=4", "--start_from=plain"]
+        with pytest.raises(SystemExit):
+            train.run(parsed(*SMALL, *shared, *arguments))
+        assert "got one without privacy" in capsys.readouterr().err
+        assert not os.path.exists("two")
+        assert not os.path.exists("budget.json")
+
+
+def test_a_run_begins_under_a_budget_with_what_was_charged_to_it_alone(
+    two_runs, monkeypatch, tmp_path, capsys
+):
+    shutil.copytree(two_runs[0] / "one", tmp_path / "one")
+    monkeypatch.chdir(tmp_path)
+    own = ["--run_dir=two", "--noise_multiplier=4", "--start_from=one", "--seed=7"]
+    with pytest.raises(SystemExit):
+        train.run(parsed(*SMALL, *SHARED, *own))
+    assert "a run that shares --budget_file" in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["one"]
+    train.train(parsed(*SMALL[:-1], *own, "--progress"))
+    assert "is not in this epsilon" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("noise", "named"),
-    [(0.1, "that this run was charged to"), (None, "a run with noise")],
+    [(0.1, "mechanism.noise_std was"), (None, "a run with noise")],
 )
 def test_noise_that_was_edited_in_a_folder_is_not_gone_on_with(
     two_runs, monkeypatch, tmp_path, capsys, noise, named

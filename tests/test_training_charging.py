@@ -218,7 +218,7 @@ def test_a_run_that_does_not_fit_writes_and_releases_nothing(tmp_path, there):
     before = everything_below(tmp_path)
     plan = dataclasses.replace(PLAN, noise_multiplier=1.0 if there else 0.4)
     released = []
-    with pytest.raises(BudgetExceeded, match="training, key"):
+    with pytest.raises(BudgetExceeded, match="training on"):
         run(tmp_path, budget, plan, evaluate=released.append)
     assert everything_below(tmp_path) == before
     assert not released
@@ -334,11 +334,32 @@ def test_a_run_goes_on_under_the_budget_that_it_was_charged_to_alone(tmp_path):
     run(tmp_path, shared(tmp_path), resume=True)
 
 
+def test_a_run_does_not_go_on_under_the_charge_of_another_with_its_key(tmp_path):
+    (tmp_path / "other").mkdir()
+    own, other = shared(tmp_path), shared(tmp_path / "other")
+    other.spend(PLAN.event(), "something else")
+    run(tmp_path, other, name="first")
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path, own, stop_after=3)
+    with pytest.raises(training.ResumeError, match="this run was charged to"):
+        run(tmp_path, other, resume=True)
+
+
+def test_runs_of_one_budget_have_one_unit_of_privacy(tmp_path):
+    budget = shared(tmp_path)
+    budget.spend(PLAN.event(), "training on 10 units, key 01234567")
+    before = budget.entries
+    with pytest.raises(ValueError, match=r"as many units .*10.*num_examples=40"):
+        run(tmp_path, budget)
+    assert budget.entries == before
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_without_a_budget_does_not_go_on_under_one(tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
         run(tmp_path, None, stop_after=3)
     budget = shared(tmp_path)
-    with pytest.raises(training.ResumeError, match="was charged to"):
+    with pytest.raises(training.ResumeError, match="privacy_filter was None"):
         run(tmp_path, budget, resume=True)
     assert not budget.entries
 

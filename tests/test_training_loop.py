@@ -20,7 +20,14 @@ import numpy as np
 import optax
 import pytest
 
-from dpjax import accounting, mechanism, optimizers, sampling, training
+from dpjax import (
+    _versions,
+    accounting,
+    mechanism,
+    optimizers,
+    sampling,
+    training,
+)
 from dpjax.clipping import ExampleDependenceError, rules
 from dpjax.noise import correlated
 from dpjax.training import checkpoints, fingerprint, folder, storage
@@ -821,6 +828,34 @@ def test_another_version_is_mentioned(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "versions.jax was '0.0.1'" in said
     assert "loss and optimizer were not compared" in said
+
+
+@needs_orbax
+@pytest.mark.parametrize("every", [100, 6], ids=["no checkpoint", "a checkpoint"])
+def test_no_step_is_released_again_by_another_version(tmp_path, monkeypatch, every):
+    path, calls = tmp_path / "run", []
+
+    def stop(params):
+        calls.append(1)
+        if len(calls) == 4:
+            raise RuntimeError("power cut")
+        return evaluate(params)
+
+    options = {"checkpointing": training.Checkpointing(every=every)}
+    with pytest.raises(RuntimeError, match="power cut"):
+        resumable(path, evaluate=stop, **options)
+    installed = _versions.installed
+
+    def newer(packages):
+        return installed(packages) | {"jax": "99.0"}
+
+    before = (path / "metrics.jsonl").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(_versions, "installed", newer)
+        with pytest.raises(training.ResumeError, match=r"released twice.*99\.0"):
+            resumable(path, resume=True, **options)
+    assert (path / "metrics.jsonl").read_bytes() == before
+    resumable(path, resume=True, **options)
 
 
 @needs_orbax

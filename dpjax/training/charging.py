@@ -7,10 +7,14 @@ release the same numbers again, is not charged twice.
 
 The label of a charge names the key of the run by 32 bits of a hash, which whoever reads
 it could test guesses of an integer seed by, but not find 64 bits from the operating
-system: two runs of one budget with the same key would have the same noise.
+system: two runs of one budget with the same key would have the same noise. And it says
+how many units of privacy there are: a budget is of one unit, and what a run promises an
+example and another promises an owner of several does not add up.
 """
 
 import hashlib
+import re
+from typing import Any
 
 import dp_accounting
 import numpy as np
@@ -24,39 +28,64 @@ from dpjax.training import processes
 from dpjax.training.folder import ResumeError
 from dpjax.training.plan import Plan
 
+_LABEL = re.compile(r"training on (\d+) units, key [0-9a-f]{8}")
+
 
 def check(plan: Plan) -> None:
     """Refuse, in the first process, what `charge` would; write nothing.
 
     Raises:
       BudgetExceeded: the run's steps do not fit into what is left.
-      ValueError: a run with this key was charged already.
-      ResumeError: a run that is resumed was not charged here.
+      ValueError: a run with this key, or on another number of units, was charged.
       LedgerError: the budget cannot be read.
+    """
+    privacy_filter = _own_filter(plan)
+    if privacy_filter is None or plan.request.resume:
+        return
+    now, entry = privacy_filter.snapshot(), _entry(plan)
+    if entry.label in [other.label for other in now.entries]:
+        what = "a key that no other run of this budget has (their noise is the same)"
+        _check.fail(what, "label", entry.label)
+    units = {found[1] for each in now.entries if (found := _LABEL.match(each.label))}
+    if not units <= {str(plan.request.mechanism.num_examples)}:
+        what = f"as many units as the other runs of this budget ({', '.join(units)})"
+        _check.fail(what, "num_examples", plan.request.mechanism.num_examples)
+    now.spend(*_charge(entry))
+
+
+def charge(plan: Plan) -> str | None:
+    """Charge a new run, in the first process; see `check`.
+
+    Returns:
+      The filter's digest right after the charge, by which a run that is resumed knows
+      its own; None without a filter.
+    """
+    privacy_filter = _own_filter(plan)
+    if privacy_filter is None:
+        return None
+    entry = _entry(plan)
+    privacy_filter.spend(*_charge(entry))
+    return _charged(privacy_filter, entry)
+
+
+def check_charged(plan: Plan, digest: Any) -> None:
+    """Refuse to go on with a run under a filter that it was not charged to.
+
+    Args:
+      plan: the run.
+      digest: what `charge` returned when it was begun.
+
+    Raises:
+      ResumeError: it was charged elsewhere, or not at all.
     """
     privacy_filter = _own_filter(plan)
     if privacy_filter is None:
         return
-    now, entry = privacy_filter.snapshot(), _entry(plan)
-    charged = [_same(entry, other) for other in now.entries]
-    if plan.request.resume and not any(charged):
+    if digest is None or _charged(privacy_filter, _entry(plan)) != digest:
         raise ResumeError(
             "Expected a privacy filter that this run was charged to, got one of "
-            f"{len(charged)} other releases."
+            f"{len(privacy_filter.entries)} other releases."
         )
-    if plan.request.resume:
-        return
-    if entry.label in [other.label for other in now.entries]:
-        what = "a key that no other run of this budget has (their noise is the same)"
-        _check.fail(what, "label", entry.label)
-    now.spend(*_charge(entry))
-
-
-def charge(plan: Plan) -> None:
-    """Charge a new run, in the first process; see `check`."""
-    privacy_filter = _own_filter(plan)
-    if privacy_filter is not None and not plan.request.resume:
-        privacy_filter.spend(*_charge(_entry(plan)))
 
 
 def closing_lines(plan: Plan) -> list[str]:
@@ -79,11 +108,21 @@ def _entry(plan: Plan) -> Entry:
     words = np.asarray(plan.key_words, ">u4").tobytes()
     mark = hashlib.sha256(b"dpjax.training.charging" + words).hexdigest()[:8]
     [steps] = plan.ledger.entries
-    return steps._replace(label=f"training, key {mark}")
+    units = plan.request.mechanism.num_examples
+    return steps._replace(label=f"training on {units} units, key {mark}")
 
 
 def _charge(entry: Entry) -> tuple[Event, str]:
     return dp_accounting.SelfComposedDpEvent(entry.event, entry.times), entry.label
+
+
+def _charged(privacy_filter: PrivacyFilter | FilterFile, entry: Entry) -> str | None:
+    """Return the digest after the entry of a run, None where there is none."""
+    now = privacy_filter.snapshot()
+    for found, digest in zip(now.entries, now.digests[1:], strict=True):
+        if _same(entry, found):
+            return digest
+    return None
 
 
 def _same(entry: Entry, other: Entry) -> bool:

@@ -158,12 +158,14 @@ class Saved(NamedTuple):
     """What a run that is resumed was.
 
     Attributes:
+      config: the object of its config.json.
       private: the object of its private.json.
       notes: one line for each version, and whatever of the devices, that changed:
         numbers may differ in rounding.
         And whether loss and optimizer could not be compared for that.
     """
 
+    config: dict[str, Any]
     private: dict[str, Any]
     notes: list[str]
 
@@ -191,7 +193,7 @@ def check_same(path: pathlib.Path, config: dict[str, Any], data: str) -> Saved:
             f"Expected the run of run_dir={str(path)!r}, got another: "
             + "; ".join(differences)
         )
-    return Saved(private, notes)
+    return Saved(saved, private, notes)
 
 
 def compare(
@@ -216,6 +218,12 @@ def compare(
             if isinstance(model, dict):
                 each["model"] = model | dict.fromkeys(_OF_VERSIONS)
     return _differences(saved, now), changed
+
+
+def changed_versions(saved: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """Return a line for each version that differs between two configs."""
+    now = _files.json_copy(config)
+    return _differences(saved.get("versions"), now.get("versions"), "versions")
 
 
 def _rehashed(saved: dict[str, Any], now: dict[str, Any]) -> bool:

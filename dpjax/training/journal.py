@@ -57,19 +57,22 @@ class Journal:
             return self.plan.state
         checkpoints.require_orbax()
         if not self.plan.request.resume:
-            charging.charge(self.plan)
-            folder.begin(self.path, self.plan.config, self.plan.private)
+            folder.check_free(self.path)
+            private = self.plan.private | {"charge": charging.charge(self.plan)}
+            folder.begin(self.path, self.plan.config, private)
             return self.plan.state
         return self._take_up(self.path)
 
     def _take_up(self, path: pathlib.Path) -> TrainState:
         private = self.plan.private
         saved = folder.check_same(path, self.plan.config, private["data"])
+        charging.check_charged(self.plan, saved.private.get("charge"))
         self.notes += saved.notes
         directory = path / folder.CHECKPOINTS
         found = checkpoints.restore(directory, self._tree(self.plan.state))
         self._first = saved.private.get("initial_parameters")
         if found is None:
+            self._check_replayed(saved.config, metrics.EMPTY)
             if self._first != private["initial_parameters"]:
                 raise folder.ResumeError(
                     "Expected the initial parameters that the run was begun with (it "
@@ -78,12 +81,29 @@ class Journal:
             self._lines.go_on(metrics.EMPTY)
             return self.plan.state
         self._check_own(directory, found)
+        mark = metrics.Mark(**found.record["metrics"])
+        self._check_replayed(found.record["config"], mark)
         self.notes += found.refused
         self.notes.append(f"going on from step {found.step}")
-        self._lines.go_on(metrics.Mark(**found.record["metrics"]))
+        self._lines.go_on(mark)
         self._began -= found.record["elapsed_seconds"]
         self._saved_step = found.step
         return found.tree["state"]
+
+    def _check_replayed(self, config: dict[str, Any], mark: metrics.Mark) -> None:
+        """Refuse to release a step again where its numbers may be others now.
+
+        Args:
+          config: what the run was when the checkpoint was written.
+          mark: where the metrics ended then.
+        """
+        changed = folder.changed_versions(config, self.plan.config)
+        if changed and self._lines.beyond(mark):
+            raise folder.ResumeError(
+                "Expected the versions that the run was stopped with, since what was "
+                "released after its last checkpoint may come out otherwise now and "
+                f"would be released twice, got others: {'; '.join(changed)}"
+            )
 
     def _check_own(self, path: pathlib.Path, found: checkpoints.Restored) -> None:
         """Refuse a checkpoint of another run, by the difference."""

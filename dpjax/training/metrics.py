@@ -65,6 +65,11 @@ class Lines:
         rows = content.splitlines()
         self.last = json.loads(rows[-1]) if rows else None
 
+    def beyond(self, at: Mark) -> bool:
+        """Tell whether the file has lines that came after a checkpoint."""
+        path = self._path
+        return path is not None and path.exists() and path.stat().st_size > at.size
+
     def add(self, line: dict[str, Any]) -> dict[str, Any]:
         """Write one line; return it as JSON holds it."""
         content = _files.encode(line)

@@ -12,7 +12,9 @@ Parameters, optimizer, step and key words are arrays, and stand among the leaves
 them the next step is what it would have been: batch and noise are pure functions of key
 and step. So the steps that a killed run did after its last checkpoint are done again
 with the same noise: they release the same numbers, bit for bit, and cost nothing more.
-A checkpoint of another run would break that, and is refused.
+A checkpoint of another run would break that, and is refused; and so is, where metrics
+were written after the checkpoint, another version of a package, which may draw other
+noise from the same key. On other devices noise is the same, and sums round otherwise.
 """
 
 import json

@@ -37,7 +37,7 @@ class FilterFile:
 
     Args:
       path: the file. It and its folder are made by the first `spend`, for their owner
-        alone. Beside it is a file that ends in ".lock".
+        alone. Beside it is a file that ends in ".lock"; do not delete that.
       new: a filter on which nothing was spent, to begin with where there is no file.
         Where there is one, it must be of this kind, budget and relation; the orders of
         a `RenyiFilter` are the file's.
@@ -148,18 +148,27 @@ class FilterFile:
         """Wait until no other program is at the file; keep others waiting."""
         lock = self._path.with_name(self._path.name + ".lock")
         try:
-            if fcntl is None:
-                raise OSError(0, "this system has no locks")
-            _files.make_folder(self._path.parent)
-            handle = os.open(lock, os.O_WRONLY | os.O_CREAT, _files.PRIVATE_FILE)
+            handle = self._waited_for(lock)
         except OSError as error:
             self._not_locked(error)
         with os.fdopen(handle, "w"):
+            yield
+
+    def _waited_for(self, lock: pathlib.Path) -> int:
+        """Return a handle with the lock, on the file that has its name now."""
+        if fcntl is None:
+            raise OSError(0, "this system has no locks")
+        _files.make_folder(self._path.parent)
+        while True:
+            handle = os.open(lock, os.O_WRONLY | os.O_CREAT, _files.PRIVATE_FILE)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            except OSError as error:
-                self._not_locked(error)
-            yield
+                if _is_at(handle, lock):
+                    return handle
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)  # somebody has deleted the file that was locked
 
     def _fail(self, what: str, cause: Exception | None = None) -> NoReturn:
         message = f"Expected {what}, got path={str(self._path)!r}."
@@ -170,3 +179,11 @@ class FilterFile:
             f"Expected a file that can be written and locked ({error.strerror}), got "
             f"path={str(self._path)!r}."
         ) from error
+
+
+def _is_at(handle: int, path: pathlib.Path) -> bool:
+    """Tell whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

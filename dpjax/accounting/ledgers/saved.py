@@ -30,7 +30,12 @@ class SavedEntries(abc.ABC):
     @property
     def digest(self) -> str:
         """SHA-256 of all of it; kept elsewhere, it proves a file to be the newest."""
-        return chain.digests(self._terms(), self._entries)[-1]
+        return self.digests[-1]
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What `digest` was before the first entry and after each: (entries + 1,)."""
+        return tuple(chain.digests(self._terms(), self._entries))
 
     @abc.abstractmethod
     def spend(self, event: Event, label: str) -> None:

@@ -141,6 +141,10 @@ def check_steps(strategy: Strategy, num_steps: int) -> int:
     """Return a number of steps that a strategy is defined for."""
     if not isinstance(strategy, Strategy):
         _check.fail("a strategy", "strategy", strategy, TypeError)
+    try:
+        hash(strategy)
+    except TypeError:  # by which a compiled step is found again
+        _check.fail("a strategy that can be hashed", "strategy", strategy, TypeError)
     steps = _check.integer("num_steps", num_steps, minimum=1)
     if strategy.max_steps is not None and steps > strategy.max_steps:
         _check.fail(f"at most the {strategy.max_steps} of C", "num_steps", steps)
