@@ -27,6 +27,7 @@ from typing import Any
 
 import data
 import flax.serialization
+import grouping
 import jax
 import scattering
 import search_flags
@@ -36,7 +37,7 @@ from search_runs import Price, Runs
 
 from dpjax import _files, training
 from dpjax.accounting.figures import number_up
-from dpjax.mechanism import RELATION_WORDS, NotAGuarantee
+from dpjax.mechanism import NotAGuarantee, relation_words
 from dpjax.release.search import SearchResult, private_search
 from dpjax.training import fingerprint, folder
 
@@ -119,6 +120,7 @@ def _record(runs: Runs, price: Price, found: SearchResult) -> dict[str, Any]:
         "the winning run had been the only one",
     )
     chosen_by, other = (len(half.test_y) for half in runs.halves())
+    unit = grouping.unit(runs.flag_values["unit_size"].value)
     record = {
         "candidate": found.candidate,
         "score": found.score,
@@ -126,7 +128,7 @@ def _record(runs: Runs, price: Price, found: SearchResult) -> dict[str, Any]:
         "test_examples": {"of_score": chosen_by, "of_test_accuracy": other},
         "epsilon": price.epsilon,
         "delta": price.delta,
-        "neighboring_relation": RELATION_WORDS[price.ledger.relation],
+        "neighboring_relation": relation_words(price.ledger.relation, unit),
         "not_a_guarantee": str(alone),
         "runs": {
             "law": "truncated negative binomial",

@@ -108,6 +108,7 @@ def train(
         settings=training.flag_settings(flag_values, train_flags.SETTINGS),
         placement=device_flags.placement(flag_values),
         privacy_filter=options.privacy_filter(mechanism),
+        unit=grouping.unit(value["unit_size"]),
         **(arguments | {"key": key}),
     )
 

@@ -107,6 +107,14 @@ def test_the_search_spends_the_target_and_its_ledger_says_so(found):
     assert (entry.event.mean, entry.event.shape) == (2.0, search_flags.SHAPE)
 
 
+def test_the_unit_of_privacy_of_a_search_is_said(tmp_path, digits):
+    own = ["--unit_size=4", "--noprogress", "--noise_multiplier=9"]
+    flag_values = parsed(*SMALL, *SEARCH, *own, f"--run_dir={tmp_path}")
+    record = searching.search(flag_values, Runs())
+    unit = "owner of up to 4 examples"
+    assert record["neighboring_relation"] == f"add or remove one {unit}"
+
+
 def test_other_accounts_of_the_search_say_the_same(found):
     path, record = found
     ledger = PrivacyLedger.load(path / "ledger.json")
