@@ -41,7 +41,7 @@ class RenyiFilter(PrivacyFilter):
     | `Poisson`, truncated, cyclic        | sampled steps                              |
     | `FixedSize`                         | sampled steps                              |
     | `FixedSizeWithReplacement`          | far more: 40 steps of 100 in 4,000 at      |
-    |                                     | noise 4 need epsilon 1.6e5, and have 0.55  |
+    |                                     | noise 4 need epsilon 1.7e5, and have 0.55  |
     | `BallsInBins`, `RandomAllocation`   | steps that are not sampled: not amplified  |
 
     Args:
