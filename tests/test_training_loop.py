@@ -448,7 +448,7 @@ def test_nothing_is_shown_when_nothing_is_asked_for(capsys):
         ({"run_dir": "x", "delta": None}, TypeError, "delta=None"),
         ({"evaluate": 3}, TypeError, "evaluate=3"),
         ({"unit": " "}, ValueError, "a word or a few, got unit=' '"),
-        ({"unit": 3}, ValueError, "a word or a few, got unit=3"),
+        ({"unit": 3}, TypeError, "a word or a few, got unit=3"),
         ({"microbatch_size": 0}, ValueError, "microbatch_size=0"),
         ({"engine": "warp"}, ValueError, "engine='warp'"),
         ({"resume": True}, folder.RunFolderError, "run_dir=None"),

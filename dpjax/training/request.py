@@ -89,11 +89,16 @@ class Request:
         if self.evaluate is not None and not callable(self.evaluate):
             expected = "a function of the parameters"
             _check.fail(expected, "evaluate", self.evaluate, TypeError)
-        if not isinstance(self.unit, str) or not self.unit.strip():
-            _check.fail("a word or a few", "unit", self.unit)
+        self._check_unit()
         self._check_spending()
         self._check_filter()
         self._check_memory()
+
+    def _check_unit(self) -> None:
+        if not isinstance(self.unit, str):
+            _check.fail("a word or a few", "unit", self.unit, TypeError)
+        if not self.unit.strip():
+            _check.fail("a word or a few", "unit", self.unit)
 
     def _check_memory(self) -> None:
         size = self.loss.microbatch_size
