@@ -50,8 +50,15 @@ def _number(value: Any) -> Any:
     raise TypeError(f"Expected a value that JSON can hold, got value={value!r}.")
 
 
-def replace(path: pathlib.Path, content: bytes) -> None:
-    """Put `content` at `path` in one move: a reader sees the old file or the new."""
+def replace(path: pathlib.Path, content: bytes, *, time_ns: int | None = None) -> None:
+    """Put `content` at `path` in one move: a reader sees the old file or the new.
+
+    Args:
+      path: where to.
+      content: all of it.
+      time_ns: what the file says of when it was changed, from the first sight of it;
+        None is now.
+    """
     unfinished = path.with_name(path.name + ".tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     with _reported(path):
@@ -59,6 +66,8 @@ def replace(path: pathlib.Path, content: bytes) -> None:
             os.fchmod(file.fileno(), PRIVATE_FILE)
             file.write(content)
             file.flush()
+            if time_ns is not None:
+                os.utime(file.fileno(), ns=(time_ns, time_ns))
             os.fsync(file.fileno())
         os.replace(unfinished, path)
 

@@ -127,15 +127,14 @@ def _check(flag_values: flags.FlagValues) -> None:
             f"--augmentations={flag_values['augmentations'].value}."
         )
     if flag_values["microbatch_size"].value == "auto":
+        raise training.FlagError("Expected a number, got --microbatch_size=auto.")
+    refused = [n for n in ("start_from", "take_rest") if flag_values[n].value]
+    budget = [n for n in ("budget_file", "budget_epsilon") if flag_values[n].present]
+    for name in refused + budget:
         raise training.FlagError(
-            "Expected a number of examples, got --microbatch_size=auto."
+            "Expected a run that spends of no budget and does not begin where another "
+            f"ended, got --{name}={flag_values[name].value}."
         )
-    for name in ("start_from", "take_rest"):
-        if flag_values[name].value:
-            raise training.FlagError(
-                "Expected a run that does not begin where another ended, got "
-                f"--{name}={flag_values[name].value}."
-            )
     train_flags.check_plain({name: flag_values[name].value for name in flag_values})
 
 

@@ -26,6 +26,11 @@ def num_units(num_examples: int, unit_size: int) -> int:
     return -(-num_examples // unit_size)
 
 
+def unit(unit_size: int) -> str:
+    """Return what one unit is, in words."""
+    return "example" if unit_size == 1 else f"owner of up to {unit_size} examples"
+
+
 def grouped(
     x: np.ndarray, y: np.ndarray, loss: LossFn, unit_size: int, key_words: jax.Array
 ) -> Grouped:

@@ -33,7 +33,13 @@ SHAPE = 0.5
 """Of the law of the number of runs: cheaper than a geometric one."""
 
 _MOST = 1000
-_WITHOUT = ("max_epsilon", "budget_file", "during_training", "distributed")
+_WITHOUT = (
+    "max_epsilon",
+    "budget_file",
+    "start_from",
+    "during_training",
+    "distributed",
+)
 
 Candidate = dict[str, Any]
 """Flag values by name."""

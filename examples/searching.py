@@ -19,14 +19,16 @@ References:
 """
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import data
 import flax.serialization
+import grouping
 import jax
 import scattering
 import search_flags
@@ -36,7 +38,7 @@ from search_runs import Price, Runs
 
 from dpjax import _files, training
 from dpjax.accounting.figures import number_up
-from dpjax.mechanism import RELATION_WORDS, NotAGuarantee
+from dpjax.mechanism import NotAGuarantee, relation_words
 from dpjax.release.search import SearchResult, private_search
 from dpjax.training import fingerprint, folder
 
@@ -73,9 +75,8 @@ def search(flag_values: flags.FlagValues, train: Callable[..., Any]) -> dict[str
         found = _found(runs, price, key)
         record = _record(runs, price, found)
         params = flax.serialization.msgpack_serialize(found.output.params)
-        _files.replace(run_dir / PARAMS, params)
-        _files.replace(run_dir / SEARCH, _files.encode(record, indent=2))
-        _forget_times(run_dir)
+        _write(run_dir / PARAMS, params)
+        _write(run_dir / SEARCH, _files.encode(record, indent=2))
     if options.progress:
         print(*_lines(record, seeded=options.seed is not None), sep="\n")
     return record
@@ -119,6 +120,7 @@ def _record(runs: Runs, price: Price, found: SearchResult) -> dict[str, Any]:
         "the winning run had been the only one",
     )
     chosen_by, other = (len(half.test_y) for half in runs.halves())
+    unit = grouping.unit(runs.flag_values["unit_size"].value)
     record = {
         "candidate": found.candidate,
         "score": found.score,
@@ -126,7 +128,7 @@ def _record(runs: Runs, price: Price, found: SearchResult) -> dict[str, Any]:
         "test_examples": {"of_score": chosen_by, "of_test_accuracy": other},
         "epsilon": price.epsilon,
         "delta": price.delta,
-        "neighboring_relation": RELATION_WORDS[price.ledger.relation],
+        "neighboring_relation": relation_words(price.ledger.relation, unit),
         "not_a_guarantee": str(alone),
         "runs": {
             "law": "truncated negative binomial",
@@ -145,29 +147,40 @@ def _record(runs: Runs, price: Price, found: SearchResult) -> dict[str, Any]:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Keep what a block says, in C++ too, from standard output and error."""
-    streams = (sys.stdout, sys.stderr)
-    for stream in streams:
-        stream.flush()
+    streams = {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__} - {None}
+    _flush(streams)
     with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
         for number in (1, 2):
             before = os.dup(number)
             stack.callback(os.close, before)
             stack.callback(os.dup2, before, number)
             os.dup2(nowhere.fileno(), number)
+        stack.callback(_flush, streams)
         stack.enter_context(contextlib.redirect_stdout(nowhere))
         stack.enter_context(contextlib.redirect_stderr(nowhere))
         yield
 
 
-def _forget_times(run_dir: pathlib.Path) -> None:
-    """Date all files of the beginning: how long it took tells how many runs there were.
+def _flush(streams: Iterable[Any]) -> None:
+    """Write out what is in the buffers of streams, and in those of C."""
+    for stream in streams:
+        stream.flush()
+    ctypes.CDLL(None).fflush(None)
 
-    The file system keeps the time of the last change (ctime) beside, which a copy of
-    the folder does not have.
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    """Write a file, and date it and all beside it of the beginning.
+
+    How long it took tells how many runs there were. The file system keeps the time of
+    the last change (ctime) beside, which a copy of the folder does not have.
     """
+    run_dir = path.parent
     began = (run_dir / folder.LEDGER).stat().st_mtime_ns
-    for path in (*run_dir.iterdir(), run_dir):
-        os.utime(path, ns=(began, began))
+    try:
+        _files.replace(path, content, time_ns=began)
+    finally:
+        for each in (*run_dir.iterdir(), run_dir):
+            os.utime(each, ns=(began, began))
 
 
 def _lines(record: dict[str, Any], *, seeded: bool) -> Iterator[str]:

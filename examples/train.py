@@ -112,6 +112,7 @@ def train(
         settings=training.flag_settings(flag_values, train_flags.SETTINGS),
         placement=device_flags.placement(flag_values),
         privacy_filter=shared,
+        unit=grouping.unit(value["unit_size"]),
         **(arguments | {"key": key}),
     )
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dpjax import accounting
+from dpjax import DPSGD, accounting, sampling
 from dpjax.accounting import AccountingError, Budget, BudgetExceeded
 from dpjax.accounting.ledgers.filters import (
     ConcentratedFilter,
@@ -122,6 +122,38 @@ def test_sampled_steps_are_amplified_by_the_renyi_filter_alone():
     assert steps_of(ConcentratedFilter(BUDGET), step) < 10
     with pytest.raises(AccountingError, match="plain Gaussian"):
         GaussianFilter(BUDGET).admits(step)
+
+
+def needed_and_had(sampler):
+    """Return what the Renyi filter needs for 40 steps, and what the run has."""
+    plan = DPSGD(
+        num_examples=4000,
+        expected_batch_size=100,
+        num_steps=40,
+        l2_norm_clip=1.0,
+        noise_multiplier=4.0,
+        sampler=sampler,
+    )
+    admitting = RenyiFilter(BUDGET, relation=plan.neighboring_relation)
+    return admitting._epsilon_with(plan.event()), plan.epsilon(BUDGET.delta)
+
+
+def test_some_samplers_are_charged_far_more_than_they_spend():
+    needed, had = needed_and_had(sampling.FixedSizeWithReplacement())
+    assert needed == pytest.approx(1.7e5, rel=0.05)
+    assert had == pytest.approx(0.55, abs=0.005)
+    assert needed_and_had(sampling.FixedSize())[0] < 0.7
+
+
+@pytest.mark.parametrize(
+    ("sampler", "takes_part"),
+    [(sampling.BallsInBins(), 1), (sampling.RandomAllocation(10), 10)],
+)
+def test_balls_in_bins_are_not_amplified_by_the_renyi_filter(sampler, takes_part):
+    needed, had = needed_and_had(sampler)
+    plain = dp_accounting.SelfComposedDpEvent(GAUSSIAN(4.0), takes_part)
+    assert needed == pytest.approx(RenyiFilter(BUDGET)._epsilon_with(plain))
+    assert needed > 8 * had
 
 
 def test_replacing_an_example_costs_four_times_as_much():

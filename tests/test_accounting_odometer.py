@@ -40,6 +40,15 @@ def test_the_reading_is_the_sum_of_divergences_and_the_price_of_delta():
     assert found[-1] == pytest.approx(wanted, rel=1e-12)
 
 
+def test_orders_may_be_an_array():
+    orders = [1.5, 3.0, 9.0]
+    one, other = (
+        readings(PrivacyOdometer(1e-5, orders=given), [GAUSSIAN(4.0)])
+        for given in (orders, np.array(orders))
+    )
+    assert one == other
+
+
 @pytest.mark.parametrize("count", [1, 30, 1000])
 @pytest.mark.parametrize(
     "event",
@@ -107,6 +116,7 @@ def test_what_has_no_noise_has_no_reading_and_public_work_is_free():
     [
         (lambda: PrivacyOdometer(0.0), ValueError, "delta"),
         (lambda: PrivacyOdometer(1e-5, orders=[1.0, 2.0]), ValueError, "orders"),
+        (lambda: PrivacyOdometer(1e-5, orders=[]), ValueError, "at least one order"),
         (lambda: PrivacyOdometer(1e-5, orders=[math.inf]), ValueError, "orders"),
         (lambda: PrivacyOdometer(1e-5, relation=3), TypeError, "relation"),
         (lambda: PrivacyOdometer(1e-5).spend(None, "x"), TypeError, "event"),

@@ -69,6 +69,16 @@ def test_a_run_folder_says_what_is_audited(tmp_path, audited):
     assert audit.page_path(flag_values) == tmp_path / "audit.html"
 
 
+def test_a_run_that_has_a_share_of_a_budget_is_audited_as_it_was(tmp_path):
+    settings = {"noise_multiplier": 2.0, "budget_file": "b", "budget_epsilon": 3.0}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"settings": parsed(*SMALL).flag_values_dict() | settings})
+    )
+    flag_values = parsed(f"--run_dir={tmp_path}")
+    assert flag_values["budget_file"].value == "b"
+    assert not flag_values["budget_file"].present
+
+
 def test_without_a_folder_a_new_one_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = audit.page_path(parsed(*SMALL))
@@ -99,6 +109,7 @@ def ended(capsys, *arguments):
         (["--private=false"], "private"),
         (["--augmentations=2"], "--augmentations=2"),
         (["--canaries=dust"], "canaries"),
+        (["--budget_file=b", "--budget_epsilon=3"], "of no budget and does not"),
         (["--run_dir=/nowhere"], "nowhere"),
         (["--repeat=/nowhere/audit.json"], "nowhere"),
         (["page"], "Expected flags alone"),

@@ -6,7 +6,7 @@ import pytest
 from dp_accounting import NeighboringRelation
 
 from dpjax import accounting, sampling
-from dpjax.mechanism import DPSGD, RELATION_WORDS, SOUND_PAIRS
+from dpjax.mechanism import DPSGD, RELATION_WORDS, SOUND_PAIRS, relation_words
 from dpjax.mechanism.relations import check_pair
 
 ADD = NeighboringRelation.ADD_OR_REMOVE_ONE
@@ -170,3 +170,11 @@ def test_a_sampler_of_ones_own_has_no_account(relation):
 def test_what_is_no_relation_is_refused(relation):
     with pytest.raises(accounting.AccountingError, match="there is no such relation"):
         check_pair(sampling.Poisson(), relation)
+
+
+def test_a_relation_is_told_of_its_unit():
+    assert set(RELATION_WORDS) == set(NeighboringRelation)
+    for relation, words in RELATION_WORDS.items():
+        assert words == relation_words(relation)
+        told = relation_words(relation, "owner of up to 4 examples")
+        assert told == words.replace("example", "owner of up to 4 examples")

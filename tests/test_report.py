@@ -188,6 +188,14 @@ def test_page_says_what_the_epsilon_means(tmp_path):
     assert "one example is added or removed" in text
 
 
+def test_page_says_whom_the_promise_is_for(tmp_path):
+    of_examples = "The promise is for one example; for several"
+    assert of_examples in read_page(write_run(tmp_path)).text
+    text = read_page(write_run(tmp_path, unit="user")).text
+    assert "more than one user. The promise is for one user; for several" in text
+    assert of_examples not in text
+
+
 def test_every_public_constant_is_on_the_page_exactly(tmp_path):
     own = {"block_decoder_bands": [1, 2], "l2_norm_clip": {"['dense']": 0.1}}
     run_dir = write_run(tmp_path, mechanism=MECHANISM | own)

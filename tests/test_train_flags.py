@@ -164,6 +164,9 @@ def test_the_script_trains_and_its_folder_says_how(tmp_path, name):
         assert str(config["settings"][flag]) == value
     units = 1000 if name == "units" else 4000
     assert config["mechanism"]["num_examples"] == units
+    unit = "owner of up to 4 examples" if name == "units" else "example"
+    told = config["mechanism"]["neighboring_relation"]
+    assert (config["unit"], told) == (unit, f"add or remove one {unit}")
     assert 0 <= result.public["test_accuracy"] <= 1
     if name == "sparse rows":
         # What no digit touches is six deviations of the counts below the threshold.

@@ -107,6 +107,14 @@ def test_the_search_spends_the_target_and_its_ledger_says_so(found):
     assert (entry.event.mean, entry.event.shape) == (2.0, search_flags.SHAPE)
 
 
+def test_the_unit_of_privacy_of_a_search_is_said(tmp_path, digits):
+    own = ["--unit_size=4", "--noprogress", "--noise_multiplier=9"]
+    flag_values = parsed(*SMALL, *SEARCH, *own, f"--run_dir={tmp_path}")
+    record = searching.search(flag_values, Runs())
+    unit = "owner of up to 4 examples"
+    assert record["neighboring_relation"] == f"add or remove one {unit}"
+
+
 def test_other_accounts_of_the_search_say_the_same(found):
     path, record = found
     ledger = PrivacyLedger.load(path / "ledger.json")
@@ -221,6 +229,38 @@ def test_a_search_that_is_broken_off_leaves_what_it_spent_and_nothing_else(tmp_p
     assert ledger.entries[0].event.mean == 9
     with pytest.raises(folder.RunFolderError, match="without a run"):
         searching.search(flag_values, Runs())
+
+
+def dates(path):
+    """Return the times of a folder and of all in it."""
+    return {each.stat().st_mtime_ns for each in (path, *path.iterdir())}
+
+
+@pytest.mark.parametrize("last", ["params.msgpack", "search.json"])
+@pytest.mark.parametrize("way", ["before", "after"])
+def test_a_search_that_ends_amid_its_files_leaves_one_time(
+    tmp_path, monkeypatch, last, way
+):
+    path, move = tmp_path / "run", os.replace
+    names = []
+
+    def moved(source, target):
+        began = path / "ledger.json"
+        if target.name in LEFT[3:]:
+            assert source.stat().st_mtime_ns == began.stat().st_mtime_ns
+            names.append(target.name)
+        if (target.name, way) == (last, "before"):
+            raise OSError("power cut")
+        move(source, target)
+        if (target.name, way) == (last, "after"):
+            raise OSError("power cut")
+
+    monkeypatch.setattr(os, "replace", moved)
+    own = ["--noprogress", "--noise_multiplier=2", f"--run_dir={path}"]
+    with pytest.raises(training.WriteError, match="to write a file"):
+        searching.search(parsed(*SMALL, *SEARCH, *own), Runs())
+    assert names[-1] == last
+    assert len(dates(path)) == 1
 
 
 # What is not told.
@@ -380,6 +420,11 @@ BAD_FLAGS = [
         "Expected one run to take up, got --search",
     ),
     ([*SEARCH, "--max_epsilon=2"], "Expected no --max_epsilon with --search"),
+    ([*SEARCH, "--start_from=run"], "Expected no --start_from with --search"),
+    (
+        [*SEARCH, "--budget_file=b", "--budget_epsilon=4"],
+        "Expected no --budget_file with --search",
+    ),
     ([*SEARCH, "--during_training"], "Expected no --during_training with --search"),
     ([*SEARCH, "--distributed"], "Expected no --distributed with --search"),
     (
@@ -508,6 +553,41 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_spent(tmp_path, ca
 
 
 # The script as a process, and the other ways to train.
+
+BUFFERED = """
+import ctypes, sys
+import searching
+
+sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+streams = sys.stdout, sys.__stdout__, sys.stderr
+
+def say(when):
+    ctypes.CDLL(None).printf(f"{when}\\n".encode())
+    for stream in streams:
+        stream.write(f"{when}\\n")
+
+say("before")
+with searching._silence():
+    say("within")
+say("after")
+"""
+
+
+def test_what_a_silent_block_leaves_in_buffers_is_never_said(tmp_path):
+    root = pathlib.Path(train.__file__).parent
+    paths = [str(root), str(root.parent), os.environ.get("PYTHONPATH", "")]
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open(tmp_path / "out", "w") as out, open(tmp_path / "err", "w") as err:
+        subprocess.run(
+            [sys.executable, "-c", BUFFERED],
+            env=kept | {"PYTHONPATH": os.pathsep.join(paths)},
+            stdout=out,
+            stderr=err,
+            check=True,
+        )
+    said = sorted((tmp_path / "out").read_text().split())
+    assert said == ["after"] * 3 + ["before"] * 3
+    assert (tmp_path / "err").read_text().split() == ["before", "after"]
 
 
 def start(*arguments):

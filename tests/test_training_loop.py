@@ -386,6 +386,12 @@ def test_plain_lines_and_a_closing_statement_are_shown(capsys):
     assert "not a guarantee" not in said.out
 
 
+def test_the_unit_of_privacy_is_said(capsys):
+    run(unit="user", logging=training.Logging())
+    said = capsys.readouterr().out
+    assert "neighbouring relation: add or remove one user\n" in said
+
+
 def test_without_poisson_samples_their_epsilon_is_quoted_as_no_guarantee(capsys):
     shuffled = dataclasses.replace(DPSGD, sampler=sampling.ShuffledEpochs())
     result = run(shuffled, logging=training.Logging())
@@ -448,6 +454,8 @@ def test_nothing_is_shown_when_nothing_is_asked_for(capsys):
         ({"max_epsilon": 1.0, "delta": None}, TypeError, "delta=None"),
         ({"run_dir": "x", "delta": None}, TypeError, "delta=None"),
         ({"evaluate": 3}, TypeError, "evaluate=3"),
+        ({"unit": " "}, ValueError, "a word or a few, got unit=' '"),
+        ({"unit": 3}, TypeError, "a word or a few, got unit=3"),
         ({"microbatch_size": 0}, ValueError, "microbatch_size=0"),
         ({"engine": "warp"}, ValueError, "engine='warp'"),
         ({"resume": True}, folder.RunFolderError, "run_dir=None"),

@@ -10,7 +10,7 @@ from dpjax.mechanism.matrix_factorization import DPMatrixFactorization
 from dpjax.mechanism.nonprivate import NonPrivate
 from dpjax.mechanism.not_a_guarantee import NotAGuarantee
 from dpjax.mechanism.private import PrivateBatches
-from dpjax.mechanism.relations import RELATION_WORDS, SOUND_PAIRS
+from dpjax.mechanism.relations import RELATION_WORDS, SOUND_PAIRS, relation_words
 from dpjax.mechanism.staged import DPStagedSGD
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "NonPrivate",
     "NotAGuarantee",
     "PrivateBatches",
+    "relation_words",
 ]

@@ -24,13 +24,30 @@ from dp_accounting import NeighboringRelation
 from dpjax import sampling
 from dpjax.accounting import AccountingError
 
-RELATION_WORDS = {
-    NeighboringRelation.ADD_OR_REMOVE_ONE: "add or remove one example",
-    NeighboringRelation.REPLACE_ONE: "replace one example",
+_WORDS = {
+    NeighboringRelation.ADD_OR_REMOVE_ONE: "add or remove one {unit}",
+    NeighboringRelation.REPLACE_ONE: "replace one {unit}",
     NeighboringRelation.REPLACE_SPECIAL: (
-        "replace one example by one that contributes nothing"
+        "replace one {unit} by one that contributes nothing"
     ),
 }
+
+
+def relation_words(relation: NeighboringRelation, unit: str = "example") -> str:
+    """Return a relation in words.
+
+    Args:
+      relation: one of the three that data sets can have.
+      unit: what is added, removed or replaced: a word or a few, without an article.
+
+    >>> relation_words(NeighboringRelation.REPLACE_ONE, "user")
+    'replace one user'
+    """
+    return _WORDS[relation].format(unit=unit)
+
+
+RELATION_WORDS = {relation: relation_words(relation) for relation in _WORDS}
+"""The relations in words, where the unit of privacy is an example."""
 
 _ADD = NeighboringRelation.ADD_OR_REMOVE_ONE
 _ZERO = NeighboringRelation.REPLACE_SPECIAL

@@ -126,6 +126,7 @@ def _privacy(run: Run, outcome: Outcome) -> dict[str, Any]:
         "guess": page.percent_up(words.guessing_bound(outcome.epsilon, delta)),
         "epsilon_chart": run_charts.epsilon_chart(run),
         "shared": words.shared_budget(run.config),
+        "unit": run.config.get("unit", "example"),
         "quoted": (run.summary or {}).get("not_a_guarantee"),
     }
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from dpjax import _versions
+from dpjax.mechanism import NonPrivate, relation_words
 from dpjax.training import fingerprint
 from dpjax.training.placement import Layout
 from dpjax.training.request import Request
@@ -33,7 +34,8 @@ def public_identity(
         "version": 1,
         "private": request.is_private,
         "delta": request.delta,
-        "mechanism": request.mechanism.describe(),
+        "unit": request.unit,
+        "mechanism": _mechanism(request),
         "settings": dict(request.settings),
         "training": {
             "max_epsilon": request.max_epsilon,
@@ -48,6 +50,15 @@ def public_identity(
         "devices": layout.describe(),
         "versions": _versions.installed(_PACKAGES),
     }
+
+
+def _mechanism(request: Request) -> dict[str, Any]:
+    """Return what the mechanism says of itself, of the units that it protects."""
+    mechanism = request.mechanism
+    if isinstance(mechanism, NonPrivate):
+        return mechanism.describe()
+    words = relation_words(mechanism.neighboring_relation, request.unit)
+    return mechanism.describe() | {"neighboring_relation": words}
 
 
 def shared_budget(request: Request) -> dict[str, float] | None:

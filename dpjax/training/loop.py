@@ -57,6 +57,7 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     placement: Placement | None = None,
     privacy_filter: PrivacyFilter | FilterFile | None = None,
+    unit: str = "example",
 ) -> FitResult:
     """Train `params` on private `data`, step by step, as `mechanism` says.
 
@@ -107,6 +108,7 @@ def fit(
       privacy_filter: the budget of this run and others, each of which may be chosen by
         what was released before. A new run is charged to it before the first step, with
         all its steps; one that is resumed was charged, and is not charged again.
+      unit: what the loss takes one of, in words to be shown: "user", where it is one.
 
     Returns:
       A `FitResult`.
@@ -171,6 +173,7 @@ def fit(
         memory_budget=memory_budget,
         placement=placement,
         privacy_filter=privacy_filter,
+        unit=unit,
     )
     if not processes.is_first():
         request = dataclasses.replace(request, run_dir=None)

@@ -71,6 +71,7 @@ class Request:
     memory_budget: int | None = None
     placement: Placement | None = None
     privacy_filter: PrivacyFilter | FilterFile | None = None
+    unit: str = "example"
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
@@ -88,9 +89,16 @@ class Request:
         if self.evaluate is not None and not callable(self.evaluate):
             expected = "a function of the parameters"
             _check.fail(expected, "evaluate", self.evaluate, TypeError)
+        self._check_unit()
         self._check_spending()
         self._check_filter()
         self._check_memory()
+
+    def _check_unit(self) -> None:
+        if not isinstance(self.unit, str):
+            _check.fail("a word or a few", "unit", self.unit, TypeError)
+        if not self.unit.strip():
+            _check.fail("a word or a few", "unit", self.unit)
 
     def _check_memory(self) -> None:
         size = self.loss.microbatch_size

@@ -70,6 +70,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "cyclic Poisson, banded": (*_CYCLIC, "--correlated_noise=banded", "--bands=2"),
     "fixed size": ("--sampling=fixed_size",),
     "fixed size, with replacement": ("--sampling=fixed_size_with_replacement",),
+    "shuffled": ("--sampling=shuffle",),
     "fixed order": _FIXED,
     "fixed order, discrete noise": (*_FIXED, "--noise=discrete"),
     "fixed order, discrete noise, rounded examples": (
@@ -78,6 +79,7 @@ ROWS: dict[str, tuple[str, ...]] = {
         "--rounding=examples",
     ),
     "fixed order, tree": (*_FIXED, "--correlated_noise=tree"),
+    "fixed order, square root": (*_FIXED, "--correlated_noise=square_root"),
     "fixed order, Toeplitz": (*_FIXED, "--correlated_noise=toeplitz"),
     "fixed order, BLT": (*_FIXED, "--correlated_noise=buffered_toeplitz"),
     "fixed order, banded inverse": (

@@ -73,7 +73,11 @@ class PrivacyOdometer(SavedEntries):
     ) -> None:
         self._delta = _check.open_unit("delta", delta)
         self._relation = chain.checked_terms(None, relation).relation
-        chosen = {_check.real("orders", a) for a in orders or _DEFAULT_ORDERS}
+        if orders is None:
+            orders = _DEFAULT_ORDERS
+        chosen = {_check.real("orders", a) for a in orders}
+        if not chosen:
+            _check.fail("at least one order", "orders", orders)
         if min(chosen) <= 1:
             _check.fail("orders above 1", "orders", min(chosen))
         self._orders = np.array(sorted(chosen))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from dpjax.clipping.rules.norm_clip import as_rule
 from dpjax.types import ArrayTree
 
 BY = ("uniform", "dimension")
+_NOTHING = sys.float_info.min
+"""A clip norm above zero whose square is zero."""
 
 
 @jax.tree_util.register_dataclass
@@ -88,7 +91,8 @@ def per_layer_clip_norms(
         for those of the first node that has several.
 
     Returns:
-      A prefix of `params` with a float for each layer, as `clipped_grad` takes it.
+      A prefix of `params` with a float for each layer, as `clipped_grad` takes it. A
+      layer without a parameter has the least there is, which adds nothing to C.
 
     Raises:
       ValueError: no layers, or a setting out of range.
@@ -113,7 +117,7 @@ def per_layer_clip_norms(
     if not sum(sizes):
         _check.fail("parameters", "params", params)
     kept = [size if by == "dimension" else float(size > 0) for size in sizes]
-    shares = [total * math.sqrt(share / sum(kept)) for share in kept]
+    shares = [total * math.sqrt(share / sum(kept)) or _NOTHING for share in kept]
     return jax.tree.unflatten(structure, shares)
 
 
