@@ -143,6 +143,18 @@ def test_layers_are_as_deep_in_the_tree_as_asked_for():
 
 @pytest.mark.parametrize("by", ["uniform", "dimension"])
 @pytest.mark.parametrize("engine", ["vmap", "bookkeeping"])
+def test_layers_without_parameters_cost_the_others_nothing(engine, by):
+    params = PARAMS | {"none": {}, "empty": jnp.zeros((0, 3))}
+    rule = rules.PerLayer(0.6, by=by)
+    found = clipping.clipped_grad(loss, rule, engine=engine)(params, examples(100.0))
+    known = clipping.clipped_grad(loss, rule, engine=engine)(PARAMS, examples(100.0))
+    np.testing.assert_array_equal(flat(found.sum), flat(known.sum))
+    clip_norms = rules.per_layer_clip_norms(params, 0.6, by=by)
+    assert rules.as_rule(clip_norms).sensitivity == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("by", ["uniform", "dimension"])
+@pytest.mark.parametrize("engine", ["vmap", "bookkeeping"])
 def test_per_layer_as_a_rule_does_what_its_clip_norms_do(engine, by):
     clip_norms = rules.per_layer_clip_norms(PARAMS, 0.6, by=by)
     x = examples(1e-3, 0.3, 50.0)

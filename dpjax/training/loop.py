@@ -65,8 +65,7 @@ def fit(
     its chunks, adds the noise, divides by a public constant and hands the result to
     `optimizer`. The step is compiled once. Ctrl-C and SIGTERM end the run after the
     step at hand, with a checkpoint; a killed process loses the steps since the last
-    checkpoint and nothing else. A resumed run gives the numbers, bit for bit, of one
-    that was never stopped.
+    checkpoint and nothing else. A run that goes on gives the same numbers, bit for bit.
 
     Args:
       mechanism: `DPSGD`, `DPStagedSGD`, `DPDiscreteSGD`, `DPMatrixFactorization`, or
