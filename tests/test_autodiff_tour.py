@@ -226,6 +226,7 @@ SECTIONS = {
 }
 
 
+@pytest.mark.slow
 def test_the_script_prints_each_section_with_its_numbers():
     path = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
     out = subprocess.run(

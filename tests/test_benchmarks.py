@@ -212,6 +212,7 @@ def assert_is_a_run(run):
         assert_holds(row, SCALING)
 
 
+@pytest.mark.slow
 def test_results_are_of_one_form(run):
     assert_is_a_run(json.loads(json.dumps(run)))
 
@@ -222,6 +223,7 @@ def test_results_that_are_kept_are_measurements_of_that_form():
         assert not kept["settings"]["quick"]
 
 
+@pytest.mark.slow
 def test_command_measures_each_table_and_says_what_it_leaves_out(run):
     (row,) = run["gradients"]
     assert list(row["contestants"]) == ["plain", "vmap", "optax"]
@@ -230,11 +232,13 @@ def test_command_measures_each_table_and_says_what_it_leaves_out(run):
     assert "| not run |" in table.render([run])
 
 
+@pytest.mark.slow
 def test_trial_is_not_kept(run):
     with pytest.raises(ValueError, match="Expected a measurement"):
         clipping.kept_runs(run)
 
 
+@pytest.mark.slow
 def test_tables_and_picture_are_written(run, tmp_path):
     clipping.write_out([run], tmp_path)
     assert (tmp_path / "table.md").read_text() == table.render([run])
@@ -242,6 +246,7 @@ def test_tables_and_picture_are_written(run, tmp_path):
     assert (tmp_path / "ratios_cpu.svg").read_text().count("vmap(grad)") == 1
 
 
+@pytest.mark.slow
 def test_contestant_that_was_dropped_is_explained_below_the_table(run):
     (row,) = run["gradients"]
     entry = {"dropped": "temporaries would take 99.0 GB, more than 12 GB"}

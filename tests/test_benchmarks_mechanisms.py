@@ -55,6 +55,7 @@ def test_a_row_tells_what_its_runs_reached_and_spent():
     assert f"| {chosen} | `--clipping=automatic` |" in text
 
 
+@pytest.mark.slow
 def test_a_row_of_two_runs_has_one_budget():
     [chosen] = benchmark.BEFORE
     run = benchmark.measure(parsed("--quick", "--seeds=1", f"--parts={chosen}"))
@@ -81,6 +82,7 @@ def test_readme_shows_the_run_that_is_kept():
         assert 2.9 < row["epsilon"] <= 3.0
 
 
+@pytest.mark.slow
 def test_the_row_of_a_search_has_the_epsilon_of_the_search():
     chosen = "learning rate searched"
     run = benchmark.measure(parsed("--quick", "--seeds=1", f"--parts={chosen}"))

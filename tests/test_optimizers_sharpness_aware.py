@@ -55,6 +55,7 @@ def test_without_a_radius_it_is_the_optimizer_alone():
     assert jax.tree.structure(trained_params(state)) == jax.tree.structure(start)
 
 
+@pytest.mark.slow
 def test_it_settles_in_the_wider_of_two_minima():
     # Of the same depth: a narrow one at -1, a wide one at 1.
     def loss(x):

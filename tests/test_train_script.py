@@ -505,9 +505,10 @@ def test_a_run_killed_at_any_time_gives_the_numbers_of_one_never_stopped(
     ("signum", "code"),
     [
         (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        (signal.SIGTERM, 143),
     ],
 )
+@pytest.mark.slow
 def test_an_interrupted_script_saves_and_goes_on(
     environment, uninterrupted, tmp_path, signum, code
 ):
@@ -579,6 +580,7 @@ def test_the_script_itself_ends_in_one_line(environment, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_the_run_can_go_on(
     environment, uninterrupted, tmp_path
 ):
