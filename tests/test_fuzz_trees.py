@@ -149,8 +149,11 @@ def check_sum(case):
 
 
 def assert_engines_agree(case, one, other, norms):
-    # Where squares overflow, the fast engine clips by a bound above the norm.
-    if norms.max(initial=0) < 1e18:
+    # Where squares leave float32's range, the fast engine clips by a bound above the
+    # norm; for small norms that tells where gradients are scaled up to the clip norm.
+    smallest = norms[norms > 0].min(initial=1.0)
+    steady = case["rule"] != "never steady" or smallest > 1e-12
+    if norms.max(initial=0) < 1e18 and steady:
         slack = 1e-5 * fuzzed.CLIP_NORM * max(1, len(norms))
         np.testing.assert_allclose(one, other, atol=slack, rtol=0, err_msg=str(case))
 
