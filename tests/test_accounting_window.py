@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 
 from dpjax.accounting.grids.window import find_window
-from dpjax.accounting.laws.privacy_loss import SampledGaussian
+from dpjax.accounting.laws.privacy_loss import Nodes, SampledGaussian
 
 
 @pytest.mark.parametrize("delta", [0.1, 1e-5, 1e-15])
@@ -38,3 +38,13 @@ def test_a_loss_that_cannot_exceed_its_end_keeps_a_finite_window():
     window = find_window([SampledGaussian(0.1, 0.5).nodes(1e-9)[1]], [1], 1e-3)
     assert window.bound == pytest.approx(math.log(2), rel=1e-3)
     assert np.isfinite(window).all()
+
+
+def test_a_loss_that_is_the_only_one_is_a_window_without_tilt():
+    only = Nodes(losses=np.array([70.0]), log_weights=np.array([-1e-12]))
+    view = find_window([only], [1000], 1e-100)
+    assert view.bound == 70_000
+    assert view.low < view.bound < view.high
+    assert view.high - view.low < 1
+    assert view.tilt == 0
+    assert view.least == view.low

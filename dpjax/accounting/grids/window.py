@@ -29,6 +29,9 @@ _MOST_ROUNDING = 1e-3
 _MOST_UNDONE = 18.0
 """Undoing the tilt multiplies rounding by at most e^18: 1.5e-8 of the tail."""
 
+_AROUND = 1e-6
+"""To either side of a loss that is the only one, relatively."""
+
 _REACH = 600.0
 """Exponents beyond this do not fit."""
 
@@ -73,6 +76,11 @@ def find_window(
         rounding, at the cost of the tail.
     """
     quadrature = _quadrature(nodes, counts)
+    _, mean, variance = _cumulants(quadrature, 0.0)
+    if not variance:  # one loss alone: there is nothing to tilt
+        around = _AROUND * (1 + abs(mean))
+        rounding = _ROUNDING * sum(counts)
+        return Window(mean - around, mean + around, mean, 0.0, rounding)
     log_delta = math.log(delta)
     saddle = _saddle(quadrature, log_delta)
     bound = _cumulants(quadrature, saddle)[1]
