@@ -221,6 +221,24 @@ def test_with_replacement_under_add_or_remove_is_the_mixture_of_all_copies():
 
 
 @pytest.mark.parametrize("relation", Relation)
+def test_many_copies_are_rounded_up_and_cost_a_little_more(relation, monkeypatch):
+    drawn = fixed(WITH, 10, 5000, 2000.0, 3)
+    found = [event_epsilon(drawn, 1e-5, accountant="rdp", relation=relation)]
+    monkeypatch.setattr(batches, "_MOST_COPIES", 10**9)
+    found.append(event_epsilon(drawn, 1e-5, accountant="rdp", relation=relation))
+    assert 1 < found[0] / found[1] < 1.01
+
+
+@pytest.mark.parametrize("size", [1, 40, 10**9])
+def test_copies_told_apart_are_few_and_keep_their_masses(size):
+    [(mixture, _)] = batches.rewritten([(WITH(3, size, GAUSSIAN(2.0)), 1)], ADD)
+    assert len(mixture.sensitivities) <= 513
+    assert sum(mixture.sampling_probs) == pytest.approx(1, rel=1e-9)
+    mean = np.dot(mixture.sensitivities, mixture.sampling_probs)
+    assert 2 * size / 3 * (1 - 1e-9) <= mean <= 2 * size / 3 * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("relation", Relation)
 def test_one_draw_is_the_same_with_replacement_and_without(relation):
     pair = [fixed(make, 20, 1, 1.5, 30) for make in (WITH, WITHOUT)]
     drawn, expected = (event_epsilon(e, 1e-5, relation=relation) for e in pair)

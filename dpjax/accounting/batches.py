@@ -59,6 +59,9 @@ from dpjax.accounting.laws.revealed import Component, RevealedMixture
 _NEVER = 1e-300
 """What is rarer does not happen: no delta that can be asked for is near it."""
 
+_MOST_COPIES = 512
+"""Numbers of copies of an example in one batch that are told apart."""
+
 
 def rewritten(parts: Parts, relation: Relation) -> Parts:
     """Return `parts` with batches of fixed size as what is known better, where it is.
@@ -179,9 +182,29 @@ def _copies(
     size = part.sample_size
     law = stats.binom(size, 1 / part.source_dataset_size)
     mean = law.mean()
-    copies = np.arange(min(size, math.ceil(mean + 40 * math.sqrt(mean) + 400)) + 1)
+    reach = 40 * math.sqrt(mean) + 400
+    first, last = max(0, math.floor(mean - reach)), min(size, math.ceil(mean + reach))
+    copies = np.arange(first, last + 1)
     masses = law.pmf(copies)
-    return copies[masses > _NEVER], masses[masses > _NEVER]
+    return _grouped(copies[masses > _NEVER], masses[masses > _NEVER])
+
+
+def _grouped(copies: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return no more numbers of copies than are worth it, rounded up: (k,).
+
+    More copies cost more, whether their number is revealed or not (Choquette-Choo et
+    al. 2023, Privacy amplification for matrix mechanisms, lemma 4.5).
+    """
+    width = -(-(len(copies) - 1) // _MOST_COPIES)
+    if width <= 1:
+        return copies, masses
+    # No copies at all stay apart: what is released then is nothing.
+    starts = np.arange(int(copies[0] == 0), len(copies), width)
+    ends = np.append(starts[1:], len(copies)) - 1
+    sums = np.add.reduceat(masses, starts)
+    if copies[0] == 0:
+        return np.append(0, copies[ends]), np.append(masses[0], sums)
+    return copies[ends], sums
 
 
 def _by_shift(
