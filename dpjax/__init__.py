@@ -38,6 +38,7 @@ from dpjax.curvature import MatVec, Private, Public
 from dpjax.mechanism import (
     DPSGD,
     DPDiscreteSGD,
+    DPIndividualSGD,
     DPMatrixFactorization,
     DPStagedSGD,
     NonPrivate,
@@ -58,6 +59,7 @@ __all__ = [
     "BudgetExceeded",
     "ClippedGrads",
     "DPDiscreteSGD",
+    "DPIndividualSGD",
     "DPMatrixFactorization",
     "DPStagedSGD",
     "Epsilon",

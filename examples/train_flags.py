@@ -38,6 +38,7 @@ _UNPLAIN = (
     "adapter_rank",
     "sharpness_radius",
     "noise_ratio",
+    "full_steps",
     "search",
 )
 """The flags that audits and studies of curvature have no answer to."""

@@ -18,6 +18,7 @@ from dpjax.mechanism import (
     DPSGD,
     SOUND_PAIRS,
     DPDiscreteSGD,
+    DPIndividualSGD,
     DPMatrixFactorization,
     DPStagedSGD,
 )
@@ -62,6 +63,7 @@ MECHANISMS = (
     *(("adaptive", sampler) for sampler in SAMPLERS),
     *itertools.product(STRATEGIES, SAMPLERS),
     ("staged", "Poisson"),
+    ("individual", "deterministic"),
     *(("discrete", sampler) for sampler in ("deterministic", "shuffled")),
     *(("aggregate", kind) for kind in AGGREGATES),
 )
@@ -94,8 +96,8 @@ GRADIENT_AXES = ("rule", "dtype", "mesh", "engine", "microbatch_size", "padded")
 def expressible(row):
     """Tell whether a row says something that can be written down at all."""
     kind, name = row["mechanism"]
-    if kind == "adaptive" and row["rule"] != "norm":
-        return False  # It has a rule of its own.
+    if kind in ("adaptive", "individual") and row["rule"] != "norm":
+        return False  # They have rules of their own.
     if row["optimizer"] == "corrected adam" and kind in (*STRATEGIES, "discrete"):
         return False  # There is no one standard deviation that it could be given.
     # These are given gradients, or a loss, and no engine.
@@ -154,6 +156,8 @@ def mechanism(row):
         return DPMatrixFactorization(strategy=STRATEGIES[kind], **plan)
     if kind == "staged":
         return DPStagedSGD(final_noise_ratio=0.5, num_stages=2, **plan)
+    if kind == "individual":
+        return DPIndividualSGD(full_steps=1, **plan)
     return DPDiscreteSGD(**plan) if kind == "discrete" else DPSGD(**plan)
 
 

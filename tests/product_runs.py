@@ -78,6 +78,10 @@ def given(row, params, place):
         grads = gradient_of(row)(params, rows, mask=mask)
         if kind == "adaptive":
             grads = optimizers.VotedGrads.of(grads, mask, product.CLIP_NORM)
+        if kind == "individual":
+            nobody = jnp.zeros(product.DIVISOR)
+            grads = grads.without_per_example()
+            grads = optimizers.IndividualGrads(grads, nobody, nobody > 0)
         return grads, {}
     if row["engine"] == "vmap":
         one = jax.vmap(jax.grad(product.loss_fn), in_axes=(None, 0))

@@ -233,3 +233,21 @@ def test_a_clip_norm_of_low_precision_bounds_as_tightly(dtype):
     grads = clip_linear(jnp.zeros(50), jnp.full((1, 50), 0.7), l2_norm_clip=clip)
     assert grads.sensitivity.dtype == jnp.float32
     assert norm64(grads.sum) <= float(clip)
+
+
+@pytest.mark.parametrize("engine", ["vmap", "bookkeeping"])
+@pytest.mark.parametrize("away", [1.0, 1e-2, 1e-4, 1e-6, 0.0])
+def test_bounds_of_norms_are_above_what_is_added_where_positions_cancel(engine, away):
+    def cancelling(w, x):
+        return jnp.sum(x @ w) + 1e-3 * jnp.sum((x @ w) ** 2)
+
+    generator = np.random.default_rng(0)
+    w = generator.normal(size=(3, 4)).astype(np.float32)
+    x = generator.normal(size=(50, 6, 3)).astype(np.float32)
+    x[:, 3:] = -x[:, :3] + np.float32(away) * x[:, 3:]
+    clipped = clipping.clipped_grad(cancelling, 1e9, engine=engine)
+    found = clipped(w, x).per_example
+    added = np.array([norm64(clipped(w, x[i : i + 1]).sum) for i in range(50)])
+    assert np.all(np.asarray(found.grad_norm_bound, np.float64) >= added)
+    assert np.all(found.grad_norm_bound >= found.grad_norm)
+    np.testing.assert_allclose(found.grad_norm_bound, added, rtol=1e-4)

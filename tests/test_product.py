@@ -195,7 +195,8 @@ def test_every_optimizer_behind_every_mechanism_releases_what_is_claimed(
         with runs.precision(row):
             params, place = runs.placed(row)
             kind, name = row["mechanism"]
-            alike = kind == "adaptive", kind == "aggregate" and name, row["rule"]
+            own = kind if kind in ("adaptive", "individual") else ""
+            alike = own, kind == "aggregate" and name, row["rule"]
             key = *alike, row["padded"]
             if key not in inputs:
                 inputs[key] = runs.given(row, params, place)

@@ -132,6 +132,7 @@ MECHANISMS = {
     "part": ["--train_only=bias"],
     "adapters": ["--adapter_rank=2"],
     "staged": ["--noise_ratio=0.5", "--steps=9"],
+    "individual": ["--full_steps=1", "--sampling=deterministic", "--steps=9"],
     "scheduled": ["--clipping=scheduled", "--final_l2_norm_clip=0.2"],
     "scaled": ["--clipping=scaled", "--stability=0.01"],
     "sparse rows": [
@@ -166,7 +167,10 @@ def test_the_script_trains_and_its_folder_says_how(tmp_path, name):
     assert config["mechanism"]["num_examples"] == units
     unit = "owner of up to 4 examples" if name == "units" else "example"
     told = config["mechanism"]["neighboring_relation"]
-    assert (config["unit"], told) == (unit, f"add or remove one {unit}")
+    words = f"add or remove one {unit}"
+    if name == "individual":
+        words = "replace one example by one that contributes nothing"
+    assert (config["unit"], told) == (unit, words)
     assert 0 <= result.public["test_accuracy"] <= 1
     if name == "sparse rows":
         # What no digit touches is six deviations of the counts below the threshold.
@@ -183,7 +187,7 @@ def test_the_script_trains_and_its_folder_says_how(tmp_path, name):
 
 @pytest.mark.parametrize(
     "setting",
-    ["unit_size", "train_only", "adapter_rank", "sharpness_radius", "noise_ratio"],
+    ["unit_size", "train_only", "adapter_rank", "sharpness_radius", "full_steps"],
 )
 def test_audits_and_curvature_refuse_what_is_not_a_plain_run(setting):
     train_flags.check_plain({"dataset": "adult", "unit_size": 1, "train_only": None})

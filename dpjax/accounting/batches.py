@@ -193,7 +193,7 @@ def _grouped(copies: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.nda
     """Return no more numbers of copies than are worth it, rounded up: (k,).
 
     More copies cost more, whether their number is revealed or not (Choquette-Choo et
-    al. 2023, Privacy amplification for matrix mechanisms, lemma 4.5).
+    al. 2024, Privacy amplification for matrix mechanisms).
     """
     width = -(-(len(copies) - 1) // _MOST_COPIES)
     if width <= 1:

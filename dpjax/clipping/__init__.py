@@ -164,11 +164,14 @@ def _batched(
 
         batch = (arguments.examples, keys)
         params = manual.varying(arguments.params, manual.axes_of(batch))
+        rows = [rules.rows_of(rule) for rule in extra]
 
-        def piece(batch: Any, mask: Any) -> Any:
-            return engine(example_loss, params, batch, mask, *extra)
+        def piece(part: Any, mask: Any) -> Any:
+            batch, rows = part
+            own = map(rules.with_rows, extra, rows)
+            return engine(example_loss, params, batch, mask, *own)
 
-        return in_microbatches(piece, batch, mask, microbatch_size)
+        return in_microbatches(piece, (batch, rows), mask, microbatch_size)
 
     def run(args: tuple[Any, ...], mask: Any, *extra: Any) -> Any:
         arguments = roles.sort(args)

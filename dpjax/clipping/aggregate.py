@@ -9,7 +9,7 @@ from dpjax.types import ArrayTree
 
 def clip_and_sum(
     per_example: ArrayTree, rule: rules.ClippingRule, mask: jax.Array | None = None
-) -> tuple[ArrayTree, jax.Array]:
+) -> tuple[ArrayTree, jax.Array, jax.Array]:
     """Clip each example's gradient and add them up.
 
     Guarantee: one example moves the sum by at most `rule.sensitivity` (add or remove),
@@ -22,19 +22,20 @@ def clip_and_sum(
       mask: `(batch,)` booleans; `False` marks padding, which contributes zero.
 
     Returns:
-      The clipped sum (leaves without the batch axis, float32 at least) and the norms of
-      the whole unclipped gradients `(batch,)`.
+      The clipped sum (leaves without the batch axis, float32 at least), the norms of
+      the whole unclipped gradients `(batch,)`, and bounds of those `(batch,)`.
     """
     leaf_norms = norms.leaf_norms(per_example)
     grad_norm = norms.euclidean_norm(jnp.stack(jax.tree.leaves(leaf_norms), axis=-1))
     rows = [_finite_rows(leaf) for leaf in jax.tree.leaves(per_example)]
     finite = jnp.all(jnp.stack(rows), axis=0)
     keep = finite if mask is None else finite & mask
-    factors = rule.factors(leaf_norms, _one_example(per_example))
+    like = _one_example(per_example)
+    factors = rule.factors(leaf_norms, like)
     total = jax.tree.map(
         lambda leaf, factor: _weighted_sum(leaf, factor, keep), per_example, factors
     )
-    return total, grad_norm
+    return total, grad_norm, rules.norm_bound(leaf_norms, like)
 
 
 def _finite_rows(leaf: jax.Array) -> jax.Array:

@@ -63,11 +63,12 @@ def clipped_sum(
     (loss, aux), gradients = _record(found, leaves, batch)
     values, bounds = _measure(gradients)
     grad_norm = norms.euclidean_norm(values.T)
-    like = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-    factors = rule.factors(
-        jax.tree.unflatten(structure, list(bounds)),
-        jax.tree.unflatten(structure, like),
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params
     )
+    leaf_norms = jax.tree.unflatten(structure, list(bounds))
+    factors = rule.factors(leaf_norms, like)
+    bound = jnp.maximum(rules.norm_bound(leaf_norms, like), grad_norm)
     finite = jnp.isfinite(grad_norm)
     keep = finite if mask is None else finite & mask
     weights = _kept(jax.tree.leaves(factors), keep)
@@ -75,7 +76,8 @@ def clipped_sum(
         gradient.weighted_sum(weight).astype(norms.working_dtype(leaf.dtype))
         for gradient, weight, leaf in zip(gradients, weights, leaves, strict=True)
     ]
-    return jax.tree.unflatten(structure, total), PerExample(loss, grad_norm, aux)
+    per_example = PerExample(loss, grad_norm, aux, bound)
+    return jax.tree.unflatten(structure, total), per_example
 
 
 def tape_of(

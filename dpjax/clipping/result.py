@@ -18,11 +18,15 @@ class PerExample(NamedTuple):
       grad_norm: L2 norms `(batch,)` of the whole gradients, before clipping, or `None`
         where no per-example gradient was looked at.
       aux: what `loss_fn` returned beside the loss, leading axis `(batch,)`, or `None`.
+      grad_norm_bound: `(batch,)`, at least `grad_norm` and at least the norms in exact
+        arithmetic: by rounding above them, or by more where an engine has no better
+        bound (see `clipped_grad`). `None` where `grad_norm` is.
     """
 
     loss: jax.Array | None
     grad_norm: jax.Array | None
     aux: ArrayTree = None
+    grad_norm_bound: jax.Array | None = None
 
 
 @jax.tree_util.register_pytree_with_keys_class

@@ -37,5 +37,5 @@ def clipped_sum(
     (loss, aux), grads = jax.vmap(gradient, in_axes=(None, 0, 0))(
         params, examples, keys
     )
-    total, grad_norm = aggregate.clip_and_sum(grads, rule, mask)
-    return total, PerExample(loss, grad_norm, aux)
+    total, grad_norm, bound = aggregate.clip_and_sum(grads, rule, mask)
+    return total, PerExample(loss, grad_norm, aux, bound)

@@ -6,6 +6,7 @@ cannot disagree, because there is one place where they are written down.
 
 from dpjax.mechanism.discrete_sgd import DPDiscreteSGD
 from dpjax.mechanism.dpsgd import DPSGD
+from dpjax.mechanism.individual_sgd import DPIndividualSGD
 from dpjax.mechanism.matrix_factorization import DPMatrixFactorization
 from dpjax.mechanism.nonprivate import NonPrivate
 from dpjax.mechanism.not_a_guarantee import NotAGuarantee
@@ -18,6 +19,7 @@ __all__ = [
     "RELATION_WORDS",
     "SOUND_PAIRS",
     "DPDiscreteSGD",
+    "DPIndividualSGD",
     "DPMatrixFactorization",
     "DPStagedSGD",
     "NonPrivate",

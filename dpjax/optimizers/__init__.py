@@ -26,6 +26,12 @@ from dpjax.optimizers.discrete_aggregate import (
     discrete_aggregate,
 )
 from dpjax.optimizers.ftrl import FtrlState, ftrl
+from dpjax.optimizers.individual import (
+    IndividualGrads,
+    IndividualState,
+    individual_aggregate,
+    individual_gradient,
+)
 from dpjax.optimizers.order import check_optimizer
 from dpjax.optimizers.partial import (
     SplitParams,
@@ -65,6 +71,8 @@ __all__ = [
     "CorrelatedAggregateState",
     "DiscreteAggregateState",
     "FtrlState",
+    "IndividualGrads",
+    "IndividualState",
     "PrivacySpent",
     "PrivateAggregateState",
     "ReleasedClip",
@@ -93,6 +101,8 @@ __all__ = [
     "dpadamw",
     "dpsgd",
     "ftrl",
+    "individual_aggregate",
+    "individual_gradient",
     "low_rank_adapters",
     "merge_params",
     "partial_loss",

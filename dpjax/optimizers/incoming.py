@@ -14,6 +14,9 @@ from dpjax.types import ArrayTree, Params
 CLIP_MARKER = "_clip_per_example"
 """Name, in a traced update, of the call that clips per-example gradients."""
 
+NORMS_OF_CLIP = 2
+"""Results of that call after the leaves of the sum: norms, and their bounds."""
+
 
 def clipped(
     updates: Any,
@@ -98,8 +101,8 @@ def _from_per_example(
         )
         _check.same_shapes("updates without their batch axis", one, params)
     mask = arguments.as_mask(mask, batch_size)
-    total, grad_norm = _clip_per_example(updates, rule, mask)
-    per_example = clipping.PerExample(None, grad_norm)
+    total, grad_norm, bound = _clip_per_example(updates, rule, mask)
+    per_example = clipping.PerExample(None, grad_norm, None, bound)
     size = batch_size if mask is None else None
     return clipping.ClippedGrads(total, per_example, rule.sensitivity, size)
 
@@ -107,7 +110,7 @@ def _from_per_example(
 @jax.jit
 def _clip_per_example(
     updates: ArrayTree, rule: rules.ClippingRule, mask: jax.Array | None
-) -> tuple[ArrayTree, jax.Array]:
+) -> tuple[ArrayTree, jax.Array, jax.Array]:
     """Clip and sum; its name marks, in a traced update, where clipping happens."""
     return aggregate.clip_and_sum(updates, rule, mask)
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.extend import core
 
-from dpjax.optimizers.incoming import CLIP_MARKER
+from dpjax.optimizers.incoming import CLIP_MARKER, NORMS_OF_CLIP
 from dpjax.optimizers.spent import the_private_state
 from dpjax.types import ArrayTree, Params
 
@@ -141,7 +141,7 @@ def _follow(
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
         if _is_clip(eqn):
-            split = len(eqn.outvars) - 1  # the leaves of the sum, and the norms
+            split = len(eqn.outvars) - NORMS_OF_CLIP
             gradients, settings = inputs[:split], inputs[split:]
             clips.append(_Clip(_union(gradients), _union(settings)))
             outputs = [_union([])] * len(eqn.outvars)
@@ -175,7 +175,7 @@ def _untouched(closed: core.ClosedJaxpr, names: list[Any]) -> bool:
     ]
     if not _is_clip(eqn):
         return _untouched(eqn.params["jaxpr"], arriving)
-    split = len(eqn.outvars) - 1
+    split = len(eqn.outvars) - NORMS_OF_CLIP
     return arriving[:split] == list(range(split))
 
 

@@ -54,7 +54,7 @@ def clipped_rows(
     def piece(batch: Any, mask: Any) -> tuple[ArrayTree, clipping.PerExample]:
         rows = jax.vmap(function)(*batch)
         _check.float_leaves("function(params, *example)", rows)
-        total, norm = aggregate.clip_and_sum(rows, rule, mask)
+        total, norm, _ = aggregate.clip_and_sum(rows, rule, mask)
         return total, clipping.PerExample(None, norm)
 
     total, _ = microbatch.in_microbatches(piece, batch, mask, microbatch_size)

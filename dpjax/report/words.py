@@ -57,6 +57,11 @@ _CONSTANTS = {
         "Noise multiplier and number of steps of each stage; what stands elsewhere is "
         "that of the first.",
     ),
+    "full_steps": (
+        "Budget of an example",
+        "How many steps at the clip norm an example can pay for. It pays for what it "
+        "adds, and adds no more than what it has left.",
+    ),
     "noise": ("Noise", "What kind of noise is added to the sum."),
     "granularity": (
         "Granularity",

@@ -8,7 +8,7 @@ import optax
 
 from dpjax import optimizers, sampling
 from dpjax.clipping import rules
-from dpjax.mechanism import DPSGD, NonPrivate, PrivateBatches
+from dpjax.mechanism import DPSGD, DPIndividualSGD, NonPrivate, PrivateBatches
 from dpjax.noise import correlated
 from dpjax.sampling import Sampler
 
@@ -165,11 +165,16 @@ def _adamw(behind: Behind) -> optax.GradientTransformation:
     return optax.adamw(behind.rate, weight_decay=decay)
 
 
+def _moves(mechanism: PrivateBatches) -> bool:
+    return isinstance(mechanism, DPSGD) and mechanism.is_adaptive
+
+
 def _corrected_adam(behind: Behind) -> optax.GradientTransformation:
     mechanism = behind.mechanism
     if isinstance(mechanism, NonPrivate):
         return optax.adam(behind.rate)
-    if not isinstance(mechanism, DPSGD) or mechanism.is_adaptive:
+    kinds = DPSGD | DPIndividualSGD
+    if not isinstance(mechanism, kinds) or _moves(mechanism):
         raise FlagError(
             "Expected noise that is the same at every step with --optimizer="
             "corrected_adam, got --correlated_noise, --noise=discrete, or "

@@ -135,6 +135,12 @@ FLAGS: tuple[_Flag, ...] = (
         "noise_ratio",
         "Noise multiplier of the last steps over that of the first, in 8 stages.",
     ),
+    _integer(
+        "full_steps",
+        "Each example has a budget of its own, of so many steps at the clip norm, and "
+        "pays for what it adds; with --sampling=deterministic.",
+        lower_bound=1,
+    ),
     _enum(
         "noise",
         NOISES,

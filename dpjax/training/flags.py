@@ -44,6 +44,7 @@ _ONLY_WITH = {
     "row_threshold": ("clipping", ("sparse_rows",)),
     "granularity": ("noise", ("discrete",)),
     "rounding": ("noise", ("discrete",)),
+    "full_steps": ("sampling", ("deterministic",)),
     "bands": ("correlated_noise", tuple(word for word in STRATEGIES if word != "tree")),
 }
 _NEEDED = (
@@ -131,6 +132,12 @@ def read_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Options:
     if value["noise_ratio"] is not None:
         plain = value["correlated_noise"] == "none" and value["noise"] == "gaussian"
         _require(plain, "neither --correlated_noise nor --noise with --noise_ratio")
+    if value["full_steps"] is not None:
+        others = ("correlated_noise", "noise", "clipping")
+        usual = [value[name] for name in others] == ["none", "gaussian", "norm"]
+        plain = usual and value["noise_ratio"] is None
+        said = "none of --correlated_noise, --noise, --noise_ratio and --clipping"
+        _require(plain, f"{said} with --full_steps")
     if value["noise"] == "discrete":
         plain = value["correlated_noise"] == "none"
         _require(plain, "no --correlated_noise with --noise=discrete")

@@ -68,8 +68,8 @@ def fit(
     checkpoint and nothing else. A run that goes on gives the same numbers, bit for bit.
 
     Args:
-      mechanism: `DPSGD`, `DPStagedSGD`, `DPDiscreteSGD`, `DPMatrixFactorization`, or
-        `NonPrivate` for the same loop without privacy.
+      mechanism: one of `dpjax.mechanism`, `DPSGD` say, or `NonPrivate` for the same
+        loop without privacy.
       loss_fn: `loss_fn(params, *example) -> scalar` for ONE example.
       params: pytree of floating-point arrays.
       data: the private examples: one pytree of arrays `(num_examples, ...)`, NumPy or

@@ -12,6 +12,7 @@ from dpjax import _check, accounting, optimizers
 from dpjax.mechanism import (
     DPSGD,
     DPDiscreteSGD,
+    DPIndividualSGD,
     DPMatrixFactorization,
     DPStagedSGD,
     NonPrivate,
@@ -68,6 +69,7 @@ class Options:
     min_separation: int | None
     noise: str
     noise_ratio: float | None
+    full_steps: int | None
     granularity: float | None
     rounding: str | None
     correlated_noise: str
@@ -183,6 +185,8 @@ class Options:
             )
         if self.noise_ratio is not None:
             return DPStagedSGD(final_noise_ratio=self.noise_ratio, **settings)
+        if self.full_steps is not None:
+            return DPIndividualSGD(full_steps=self.full_steps, **settings)
         if self.correlated_noise == "none":
             return DPSGD(**settings)
         participation = participation_of(

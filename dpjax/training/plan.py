@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from dpjax import _files, accounting, clipping, optimizers
-from dpjax.mechanism import DPSGD, NonPrivate
+from dpjax.mechanism import DPSGD, DPIndividualSGD, NonPrivate
 from dpjax.training import (
     budget,
     feeding,
@@ -118,9 +118,10 @@ def make_plan(request: Request) -> Plan:
 
 def _check_optimizer(request: Request, optimizer: optax.GradientTransformation) -> None:
     """Refuse what cannot stand behind the noise."""
-    if request.mechanism.survey(request.loss.function) is not None:
-        # Raw gradients are noised twice there; whatever may follow the noise of one
-        # release may follow that of two.
+    surveyed = request.mechanism.survey(request.loss.function) is not None
+    if surveyed or isinstance(request.mechanism, DPIndividualSGD):
+        # Raw gradients are noised twice there, or charged to budgets; whatever may
+        # follow the noise of one release may follow those.
         optimizer = optimizers.privatize(request.optimizer, 1.0, 1.0, 0)
     optimizers.check_optimizer(optimizer, request.params)
 

@@ -77,7 +77,7 @@ class Request:
         """Check what can be checked without the data."""
         if not isinstance(self.mechanism, Mechanism):
             expected = (
-                "a mechanism (DPSGD, DPStagedSGD, DPDiscreteSGD, "
+                "a mechanism (DPSGD, DPStagedSGD, DPIndividualSGD, DPDiscreteSGD, "
                 "DPMatrixFactorization, NonPrivate)"
             )
             _check.fail(expected, "mechanism", self.mechanism, TypeError)

@@ -29,6 +29,7 @@ import train_flags  # isort: skip
 
 _CYCLIC = ("--sampling=cyclic_poisson", "--period=2")
 _FIXED = ("--sampling=deterministic",)
+_WHOLE = (*_FIXED, "--batch_size=4000", "--steps=60")
 _LINEAR = ("--model=linear",)
 _MOMENTUM = ("--optimizer=momentum", "--learning_rate=1")
 _HALF = ("--steps=50", "--budget_file=budget.json", "--budget_epsilon=3")
@@ -72,6 +73,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "fixed size, with replacement": ("--sampling=fixed_size_with_replacement",),
     "shuffled": ("--sampling=shuffle",),
     "fixed order": _FIXED,
+    "fixed order, all examples a step": _WHOLE,
+    "fixed order, all examples, budgets of their own": (*_WHOLE, "--full_steps=54"),
     "fixed order, discrete noise": (*_FIXED, "--noise=discrete"),
     "fixed order, discrete noise, rounded examples": (
         *_FIXED,

@@ -10,10 +10,10 @@ import dp_accounting
 import numpy as np
 
 from dpjax import _check
+from dpjax.accounting import calibration
 from dpjax.accounting.events import Event
 from dpjax.accounting.ledgers import budget as budgets
 from dpjax.accounting.ledgers.budget import Budget
-from dpjax.accounting.ledgers.filters import budget_rho
 
 _ROUNDING = 1 + 2.0**-18
 """By how much a norm that was computed in float32 may be too small, squared."""
@@ -22,11 +22,13 @@ _ROUNDING = 1 + 2.0**-18
 class IndividualFilter:
     """Which examples may enter a Gaussian step, by what each has spent so far.
 
-    An example whose clipped gradient has norm n adds n^2 / (2 s^2) to its own rho at a
-    step with noise of standard deviation s. It enters while its sum keeps to the
-    budget's rho; what would pass it does not enter that step (and is tried again at
-    later ones). So the number of steps is not limited by the clip norm, but by how much
-    each example really moved the sum.
+    An example whose clipped gradient has norm n adds n^2 / s^2 to its own sum at a
+    step with noise of standard deviation s. It enters while its sum keeps to that of
+    the one Gaussian release that has the budget; what would pass it does not enter that
+    step (and is tried again at later ones). So the number of steps is not limited by
+    the clip norm, but by how much each example really moved the sum.
+    `mechanism.DPIndividualSGD` does the like in a run, and clips what would pass to
+    what is left.
 
     PRIVATE: the norms that go in, the masks that come out, what examples have spent,
     and how many are left depend on single examples, raw. They may steer the sum that is
@@ -34,32 +36,33 @@ class IndividualFilter:
     released is covered, and nothing else.
 
     Guarantee: under add-or-remove-one, all noisy sums of a run in which every step sums
-    the masked examples alone are rho-zCDP together, `.event`. The noise of a step, the
-    function that is differentiated, and when to stop may be chosen by what was
-    released. Whether an example enters depends on itself and on what was released, not
-    on other examples: so with it or without it, the sums differ by it alone, and its
-    divergences add up to at most rho times the order on every course of the run
-    (Feldman and Zrnic 2021). Nothing is claimed of sampling: batches must be chosen
-    without a look at the data, and count as known.
+    the masked examples alone cost what one Gaussian release does, `.event`. The noise
+    of a step, the function that is differentiated, and when to stop may be chosen by
+    what was released. Whether an example enters depends on itself and on what was
+    released, not on other examples: so with it or without it, the sums differ by it
+    alone, and its sum keeps to the total on every course of the run (Koskela et al.
+    2023). Nothing is claimed of sampling: batches must be chosen without a look at the
+    data, and count as known.
 
     Args:
       num_examples: n.
       budget: `Budget(epsilon, delta)` that every example has.
-      spent: (n,) rho that each has spent, from `.spent` of a run that is resumed.
+      spent: (n,) sums of each, from `.spent` of a run that is resumed.
 
     Raises:
       ValueError: a number out of range, or of the wrong shape.
 
     References:
-      Feldman and Zrnic (2021), Individual privacy accounting via a Renyi filter,
-      arXiv 2008.11193.
+      Feldman and Zrnic (2021), Individual privacy accounting via a Renyi filter, arXiv
+      2008.11193; Koskela, Tobaben and Honkela (2023), Individual privacy accounting
+      with Gaussian differential privacy, arXiv 2209.15596, which is tighter.
 
     Example:
       >>> individual = IndividualFilter(3, Budget(epsilon=1.0, delta=1e-5))
       >>> norms = np.array([1.0, 0.5, 0.0])
       >>> steps = [individual.enter(norms, noise_stddev=10.0) for _ in range(40)]
       >>> np.sum(steps, axis=0)
-      array([ 6, 24, 40])
+      array([ 7, 28, 40])
     """
 
     def __init__(
@@ -73,7 +76,12 @@ class IndividualFilter:
         checked = budgets.checked(budget)
         if checked is None:
             _check.fail("a budget (epsilon, delta)", "budget", None, TypeError)
-        self._budget, self._limit = checked, budget_rho(checked)
+        noise = calibration.calibrate_event(
+            dp_accounting.GaussianDpEvent,
+            target_epsilon=checked.epsilon,
+            delta=checked.delta,
+        )
+        self._budget, self._noise, self._limit = checked, noise, noise**-2
         start = np.zeros(count) if spent is None else np.array(spent, np.float64)
         if start.shape != (count,):
             _check.fail(f"shape ({count},)", "spent.shape", start.shape)
@@ -89,11 +97,11 @@ class IndividualFilter:
     @property
     def event(self) -> Event:
         """The event of the whole run, however long, to spend in a ledger."""
-        return dp_accounting.ZCDpEvent(self._limit)
+        return dp_accounting.GaussianDpEvent(self._noise)
 
     @property
     def spent(self) -> np.ndarray:
-        """The rho that each example has spent, (n,). Private."""
+        """The sum of each example, of (norm / noise)^2 of its steps, (n,). Private."""
         return self._spent.copy()
 
     def enter(
@@ -108,7 +116,8 @@ class IndividualFilter:
 
         Args:
           norms: (batch,) L2 norms of what each would add to the sum, clipped: for a
-            gradient of norm g and the clip norm C, min(g, C). Larger ones are safe.
+            gradient of norm g and the clip norm C, min(g, C). Larger ones are safe:
+            take `ClippedGrads.per_example.grad_norm_bound` for g.
           noise_stddev: of the noise in each entry of the sum, > 0: noise multiplier
             times clip norm. Public.
           indices: (batch,) which example each is, all different; None: all n in order.
@@ -132,7 +141,7 @@ class IndividualFilter:
                 _check.fail(f"booleans {norms.shape}", "mask", (mask.dtype, mask.shape))
             valid &= mask
         self._check_valid(norms, places, valid)
-        costs = np.square(np.where(valid, norms, 0) / stddev) / 2 * _ROUNDING
+        costs = np.square(np.where(valid, norms, 0) / stddev) * _ROUNDING
         fits = valid & (self._spent[np.where(valid, places, 0)] + costs <= self._limit)
         self._spent[places[fits]] += costs[fits]
         return fits

@@ -5,6 +5,8 @@ one thing: with its factors applied, one example moves the sum by at most
 `rule.sensitivity`.
 """
 
+from dpjax.clipping.rules.grouping import norm_bound
+from dpjax.clipping.rules.individual import IndividualClip, rows_of, with_rows
 from dpjax.clipping.rules.norm_clip import NormClip, as_rule
 from dpjax.clipping.rules.per_layer import PerLayer, per_layer_clip_norms
 from dpjax.clipping.rules.rule import ClippingRule
@@ -13,9 +15,13 @@ from dpjax.clipping.rules.smooth import Automatic, PerSampleAdaptive
 __all__ = [
     "Automatic",
     "ClippingRule",
+    "IndividualClip",
     "NormClip",
     "PerLayer",
     "PerSampleAdaptive",
     "as_rule",
+    "norm_bound",
     "per_layer_clip_norms",
+    "rows_of",
+    "with_rows",
 ]

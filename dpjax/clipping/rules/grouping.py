@@ -46,6 +46,19 @@ class Group(NamedTuple):
         return jax.tree.map(lambda leaf: cast[leaf.dtype], self.leaf_norms)
 
 
+def norm_bound(leaf_norms: ArrayTree, like: ArrayTree) -> jax.Array:
+    """Return what is at least the norms of gradients, without rounding: `(batch,)`.
+
+    Args:
+      leaf_norms: norms `(batch,)` of leaves, of which there are some, or bounds of
+        them.
+      like: one example's gradients.
+    """
+    group = Group.of(leaf_norms, like)
+    assert group is not None
+    return group.norm / (1 - group.error)
+
+
 def _num_reals(leaf: Any) -> int:
     parts = 2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1
     return parts * math.prod(leaf.shape)
