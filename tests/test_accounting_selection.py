@@ -10,6 +10,7 @@ from scipy import special, stats
 
 from dpjax import accounting
 from dpjax.accounting import AccountingError
+from dpjax.accounting.renyi import of_events
 from dpjax.accounting.selection import (
     Repetitions,
     selection_divergences,
@@ -233,3 +234,20 @@ def test_poisson_runs_have_no_gamma_and_levels_are_inside_of_the_unit_interval()
         _ = Repetitions(2.0, math.inf).gamma
     with pytest.raises(ValueError, match="level"):
         Repetitions(2.0).quantile(1.0)
+
+
+def test_runs_that_differ_in_a_digit_are_not_taken_for_each_other():
+    def found(events):
+        run = dp_accounting.ComposedDpEvent(events)
+        event = dp_accounting.dp_event.RepeatAndSelectDpEvent(run, 3.0, 1.0)
+        return accounting.event_epsilon(event, 1e-5, accountant="rdp")
+
+    noises = [1.0, np.nextafter(1.0, 2.0), 1.0 + 1e-9, 2.0]
+    epsilons = [found([dp_accounting.GaussianDpEvent(noise)]) for noise in noises]
+    assert epsilons[0] >= epsilons[1] > epsilons[2] > epsilons[3]
+    counts = [np.full(3000, 1.0) for _ in range(2)]
+    counts[1][1500] += 1e-12
+    trees = [dp_accounting.SingleEpochTreeAggregationDpEvent(1.0, c) for c in counts]
+    runs = [of_events._Run([(tree, 1)], ADD) for tree in trees]
+    assert runs[0] != runs[1]
+    assert runs[0] == of_events._Run(runs[0].parts, runs[0].relation)

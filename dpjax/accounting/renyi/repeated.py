@@ -24,17 +24,25 @@ from dpjax import _check
 Curve = Callable[[np.ndarray], np.ndarray]
 """Renyi divergences (orders,) of one run at orders above 1: (orders,)."""
 
-_GRID = 1 + np.geomspace(1e-3, 1e6, 361)
+GRID = 1 + np.geomspace(1e-3, 1e6, 361)
+"""The orders of one run among which those are looked for that serve best."""
+
 _ROUNDING = 2.0**-46
 
 
 def divergences(
-    one_run: Curve, orders: np.ndarray, *, mean: float, shape: float
+    one_run: Curve,
+    on_grid: np.ndarray,
+    orders: np.ndarray,
+    *,
+    mean: float,
+    shape: float,
 ) -> np.ndarray:
     """Return bounds on the divergences of the best of K runs.
 
     Args:
       one_run: the divergences of one run, or bounds on them.
+      on_grid: those at `GRID`, known already: (361,).
       orders: (orders,) real numbers above 1.
       mean: E[K], at least 1.
       shape: of K: 0 logarithmic, 1 geometric, infinite Poisson, else at least 0.
@@ -47,8 +55,8 @@ def divergences(
       ValueError: `mean` or `shape` is out of range.
     """
     mean, shape = checked(mean, shape)
-    wide = np.union1d(orders, _GRID)
-    single = one_run(wide)
+    wide, first = np.unique(np.append(GRID, orders), return_index=True)
+    single = np.append(on_grid, one_run(orders))[first]
     excess = _excess(single, wide, mean, shape) + math.log(mean) / (wide - 1)
     bounds = (single + excess) * (1 + _ROUNDING)
     least = np.minimum.accumulate(bounds[::-1])[::-1]
