@@ -1,22 +1,21 @@
 """The ledger: what was released of one data set, what it cost, and what it may cost."""
 
-import os
-import pathlib
 from typing import Self
 
-from dpjax import _check, _files
+from dpjax import _check
 from dpjax.accounting import accountants
 from dpjax.accounting.epsilon import Epsilon
 from dpjax.accounting.events import Event, Relation
 from dpjax.accounting.ledgers import chain, ledger_entry, summary
 from dpjax.accounting.ledgers.budget import Budget, BudgetExceeded
-from dpjax.accounting.ledgers.chain import LedgerError
+from dpjax.accounting.ledgers.chain import LedgerError, Terms
 from dpjax.accounting.ledgers.headroom import Headroom, most_within
 from dpjax.accounting.ledgers.ledger_entry import Entry
 from dpjax.accounting.ledgers.running import RunningCost
+from dpjax.accounting.ledgers.saved import Record
 
 
-class PrivacyLedger:
+class PrivacyLedger(Record):
     """A record of all that was released of one data set.
 
     Every release is spent BEFORE it is made: `spend` raises where it would pass the
@@ -66,7 +65,7 @@ it 4.830.
         *,
         relation: Relation = Relation.ADD_OR_REMOVE_ONE,
     ) -> None:
-        self._terms = chain.checked_terms(budget, relation)
+        self._limits = chain.checked_terms(budget, relation)
         self._entries: list[Entry] = []
         self._headroom: Headroom | None = None
         self._running: RunningCost | None = None
@@ -74,22 +73,12 @@ it 4.830.
     @property
     def budget(self) -> Budget | None:
         """The most that may be spent."""
-        return self._terms.budget
+        return self._limits.budget
 
     @property
     def relation(self) -> Relation:
         """The data sets that are neighbours."""
-        return self._terms.relation
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """The entries in the order of spending."""
-        return tuple(self._entries)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all of it; kept elsewhere, it proves a file to be this ledger."""
-        return chain.digests(self._terms, self._entries)[-1]
+        return self._limits.relation
 
     def event(self) -> Event:
         """Return all that was spent as one event."""
@@ -183,11 +172,7 @@ it 4.830.
                 _check.fail("a delta, or a ledger with a budget", "delta", None)
             delta = self.budget.delta
         rows = self.spending(delta, accountant=accountant)
-        return summary.text(rows, delta, self._terms)
-
-    def to_json(self) -> str:
-        """Return the ledger as a JSON document with a version and its hashes."""
-        return chain.encode(self._terms, self._entries)
+        return summary.text(rows, delta, self._limits)
 
     @classmethod
     def from_json(cls, text: str | bytes, *, digest: str | None = None) -> Self:
@@ -210,15 +195,6 @@ it 4.830.
             )
         return ledger
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the ledger to a file, whole or, with an OSError, not at all."""
-        _files.replace(pathlib.Path(path), self.to_json().encode())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], *, digest: str | None = None) -> Self:
-        """Return the ledger that `save` wrote, checked as in `from_json`."""
-        return cls.from_json(pathlib.Path(path).read_bytes(), digest=digest)
-
     def __repr__(self) -> str:
         count = sum(entry.times for entry in self._entries)
         return (
@@ -228,6 +204,9 @@ it 4.830.
 
     def __str__(self) -> str:
         return summary.listing(self._entries)
+
+    def _terms(self) -> Terms:
+        return self._limits
 
     def _record(self, entry: Entry) -> None:
         last = self._entries[-1] if self._entries else None

@@ -1,4 +1,4 @@
-"""What filters and odometers share: entries, kept in a file and taken up from it."""
+"""What ledgers, filters and odometers share: entries that a file keeps."""
 
 import abc
 import os
@@ -13,18 +13,14 @@ from dpjax.accounting.ledgers.chain import LedgerError, Terms
 from dpjax.accounting.ledgers.ledger_entry import Entry
 
 
-class SavedEntries(abc.ABC):
-    """Releases that are recorded one by one, and gone on with in another program.
-
-    A file holds the rule, the budget, the neighbouring relation and the entries. What
-    they add up to is never read from it: it is added up anew, in the same order.
-    """
+class Record(abc.ABC):
+    """Releases under some terms, in the order in which they were spent."""
 
     _entries: list[Entry]
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """What was recorded, in order."""
+        """The entries in the order of spending."""
         return tuple(self._entries)
 
     @property
@@ -44,6 +40,32 @@ class SavedEntries(abc.ABC):
     def to_json(self) -> str:
         """Return all of it as a JSON document with a version and its hashes."""
         return chain.encode(self._terms(), self._entries)
+
+    @classmethod
+    @abc.abstractmethod
+    def from_json(cls, text: str | bytes, *, digest: str | None = None) -> Self:
+        """Return what `to_json` wrote."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file of the owner's, whole or, with an OSError, not at all."""
+        _files.replace(pathlib.Path(path), self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, digest: str | None = None) -> Self:
+        """Return what `save` wrote, checked as in `from_json`."""
+        return cls.from_json(pathlib.Path(path).read_bytes(), digest=digest)
+
+    @abc.abstractmethod
+    def _terms(self) -> Terms:
+        """Return what tells it from others: budget, relation, and the rule."""
+
+
+class SavedEntries(Record):
+    """Releases whose costs add up, gone on with in another program.
+
+    A file holds the rule, the budget, the neighbouring relation and the entries. What
+    they add up to is never read from it: it is added up anew, in the same order.
+    """
 
     @classmethod
     def from_json(cls, text: str | bytes, *, digest: str | None = None) -> Self:
@@ -76,15 +98,6 @@ class SavedEntries(abc.ABC):
             _check.fail(f"the {kind} of {digest=}", "digest", found.digest, LedgerError)
         return found
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file of the owner's, whole or, with an OSError, not at all."""
-        _files.replace(pathlib.Path(path), self.to_json().encode())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], *, digest: str | None = None) -> Self:
-        """Return what `save` wrote, checked as in `from_json`."""
-        return cls.from_json(pathlib.Path(path).read_bytes(), digest=digest)
-
     def snapshot(self) -> Self:
         """Return a copy; what is spent on it is not spent here."""
         return self.from_json(self.to_json())
@@ -93,10 +106,6 @@ class SavedEntries(abc.ABC):
     @abc.abstractmethod
     def _of_terms(cls, budget: Budget | None, **rule: Any) -> Self:
         """Return an empty one of a budget, a relation, and what `_terms` says else."""
-
-    @abc.abstractmethod
-    def _terms(self) -> Terms:
-        """Return what tells it from others, and its rule with its kind."""
 
     @abc.abstractmethod
     def _add(self, event: Event) -> None:
