@@ -81,7 +81,7 @@ def given(row, params, place):
         if kind == "individual":
             nobody = jnp.zeros(product.DIVISOR)
             grads = grads.without_per_example()
-            grads = optimizers.IndividualGrads(grads, nobody, nobody > 0)
+            grads = optimizers.IndividualGrads(grads, nobody, nobody > 0, 1)
         return grads, {}
     if row["engine"] == "vmap":
         one = jax.vmap(jax.grad(product.loss_fn), in_axes=(None, 0))

@@ -229,13 +229,27 @@ def test_many_copies_are_rounded_up_and_cost_a_little_more(relation, monkeypatch
     assert 1 < found[0] / found[1] < 1.01
 
 
-@pytest.mark.parametrize("size", [1, 40, 10**9])
+@pytest.mark.parametrize("size", [1, 40, 1500, 10**6, 10**9, 10**14, 2**53])
 def test_copies_told_apart_are_few_and_keep_their_masses(size):
     [(mixture, _)] = batches.rewritten([(WITH(3, size, GAUSSIAN(2.0)), 1)], ADD)
-    assert len(mixture.sensitivities) <= 513
+    copies = np.array(mixture.sensitivities) / 2
+    assert len(copies) <= 514
     assert sum(mixture.sampling_probs) == pytest.approx(1, rel=1e-9)
-    mean = np.dot(mixture.sensitivities, mixture.sampling_probs)
-    assert 2 * size / 3 * (1 - 1e-9) <= mean <= 2 * size / 3 * (1 + 1e-3)
+    # Rounded up, and by less than a fifth of a standard deviation.
+    mean = np.dot(copies, mixture.sampling_probs)
+    exact, slack = size / 3, 0.2 * math.sqrt(2 * size / 9)
+    assert exact * (1 - 1e-9) <= mean <= exact + slack
+    law = stats.binom(size, 1 / 3)
+    for place in np.searchsorted(copies, exact) + np.arange(-3, 3):
+        if 0 <= place < len(copies):
+            above = sum(mixture.sampling_probs[place + 1 :])
+            assert above == pytest.approx(law.sf(copies[place]), rel=1e-6, abs=1e-12)
+
+
+def test_more_draws_than_can_be_counted_are_refused():
+    event = WITH(3, 2**70, GAUSSIAN(2.0))
+    with pytest.raises(AccountingError, match="at most 2\\^53"):
+        event_epsilon(event, 1e-5)
 
 
 @pytest.mark.parametrize("relation", Relation)

@@ -33,6 +33,9 @@ def loss(params, x, y):
     return jnp.square(logits - y).sum()
 
 
+ORDERED = ["--sampling=deterministic"]
+
+
 def parsed(*arguments):
     flag_values = flags.FlagValues()
     train_flags.define_flags(flag_values)
@@ -102,6 +105,12 @@ def test_a_model_without_such_parameters_is_refused(options, said):
         (["--stability=1"], "--stability only with --clipping=scaled"),
         (["--clipping=sparse_rows", "--tables=a"], "--row_threshold with"),
         (["--sharpness_radius=-1"], "--sharpness_radius=-1"),
+        (["--full_steps=3"], "--full_steps only with --sampling=deterministic"),
+        ([*ORDERED, "--full_steps=0"], "--full_steps"),
+        ([*ORDERED, "--full_steps=3", "--clipping=per_layer"], "with --full_steps"),
+        ([*ORDERED, "--full_steps=3", "--noise=discrete"], "with --full_steps"),
+        ([*ORDERED, "--full_steps=3", "--noise_ratio=0.5"], "with --full_steps"),
+        (["--private=false", "--noise_ratio=2"], "no --noise_ratio with --private"),
     ],
 )
 def test_flags_that_do_not_fit_end_the_script_in_one_line(arguments, said, capsys):
@@ -187,7 +196,14 @@ def test_the_script_trains_and_its_folder_says_how(tmp_path, name):
 
 @pytest.mark.parametrize(
     "setting",
-    ["unit_size", "train_only", "adapter_rank", "sharpness_radius", "full_steps"],
+    [
+        "unit_size",
+        "train_only",
+        "adapter_rank",
+        "sharpness_radius",
+        "noise_ratio",
+        "full_steps",
+    ],
 )
 def test_audits_and_curvature_refuse_what_is_not_a_plain_run(setting):
     train_flags.check_plain({"dataset": "adult", "unit_size": 1, "train_only": None})

@@ -50,6 +50,7 @@ from scipy import stats
 
 from dpjax import _check
 from dpjax._events import RandomAllocationDpEvent
+from dpjax.accounting.epsilon import AccountingError
 from dpjax.accounting.events import Event, Parts, Relation
 from dpjax.accounting.laws import mixture
 from dpjax.accounting.laws.allocated import AllocatedGaussian
@@ -61,6 +62,9 @@ _NEVER = 1e-300
 
 _MOST_COPIES = 512
 """Numbers of copies of an example in one batch that are told apart."""
+
+_MOST_DRAWS = 2**53
+"""Draws of one batch; of more, numbers of copies are no integers in float64."""
 
 
 def rewritten(parts: Parts, relation: Relation) -> Parts:
@@ -178,33 +182,30 @@ def _one_epoch(
 def _copies(
     part: dp_accounting.SampledWithReplacementDpEvent,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return how often an example may be drawn, and with what probability: (k,)."""
+    """Return how often an example may be drawn, and with what probability: (k,).
+
+    Of many numbers of copies, no more are told apart than are worth it, and those
+    between them count as the next higher. More copies cost more, whether their number
+    is revealed or not (Choquette-Choo et al. 2024).
+    """
     size = part.sample_size
+    if size > _MOST_DRAWS:
+        _check.fail("at most 2^53", "sample_size", size, AccountingError)
     law = stats.binom(size, 1 / part.source_dataset_size)
     mean = law.mean()
     reach = 40 * math.sqrt(mean) + 400
     first, last = max(0, math.floor(mean - reach)), min(size, math.ceil(mean + reach))
-    copies = np.arange(first, last + 1)
-    masses = law.pmf(copies)
-    return _grouped(copies[masses > _NEVER], masses[masses > _NEVER])
-
-
-def _grouped(copies: np.ndarray, masses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return no more numbers of copies than are worth it, rounded up: (k,).
-
-    More copies cost more, whether their number is revealed or not (Choquette-Choo et
-    al. 2024, Privacy amplification for matrix mechanisms).
-    """
-    width = -(-(len(copies) - 1) // _MOST_COPIES)
-    if width <= 1:
-        return copies, masses
+    width = -(-(last - first) // _MOST_COPIES)
     # No copies at all stay apart: what is released then is nothing.
-    starts = np.arange(int(copies[0] == 0), len(copies), width)
-    ends = np.append(starts[1:], len(copies)) - 1
-    sums = np.add.reduceat(masses, starts)
-    if copies[0] == 0:
-        return np.append(0, copies[ends]), np.append(masses[0], sums)
-    return copies[ends], sums
+    copies = np.append(np.arange(first, last, width), last)
+    if width == 1:
+        masses = law.pmf(copies)
+    else:
+        below = np.append(-1, copies[:-1])
+        lower = law.cdf(copies) - law.cdf(below)
+        masses = np.where(copies < mean, lower, law.sf(below) - law.sf(copies))
+    kept = masses > _NEVER
+    return copies[kept], masses[kept]
 
 
 def _by_shift(

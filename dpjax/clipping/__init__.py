@@ -82,7 +82,8 @@ def clipped_grad(
     Returns:
       `fn(params, *batch, mask=None, l2_norm_clip=None) -> ClippedGrads`. `mask` is
       boolean `(batch,)`, `False` for padding. `l2_norm_clip` replaces the clip norm of
-      the call and may be traced; a traced one is not checked and must be > 0.
+      the call and may be traced; a traced one is not checked and must be > 0. It may
+      be a `rules.IndividualClip`, too.
 
     Guarantee:
       Add-or-remove-one changes `.sum` by at most `.sensitivity`, replace-one by twice
@@ -115,7 +116,10 @@ def clipped_grad(
 
     @functools.wraps(loss_fn)
     def fn(*args: Any, mask: Any = None, l2_norm_clip: Any = None) -> ClippedGrads:
-        call_rule = rule if l2_norm_clip is None else rules.as_rule(l2_norm_clip)
+        if isinstance(l2_norm_clip, rules.IndividualClip):
+            call_rule: rules.ClippingRule = l2_norm_clip
+        else:
+            call_rule = rule if l2_norm_clip is None else rules.as_rule(l2_norm_clip)
         total, per_example, batch_size = run(args, mask, call_rule)
         sensitivity = call_rule.sensitivity
         return ClippedGrads(total, per_example, sensitivity, batch_size)
@@ -177,6 +181,12 @@ def _batched(
         arguments = roles.sort(args)
         batch_size = _check.leading_axis("batch", arguments.examples)
         mask = as_mask(mask, batch_size)
+        extra = tuple(
+            rules.for_batch(rule, batch_size)
+            if isinstance(rule, rules.IndividualClip)
+            else rule
+            for rule in extra
+        )
         arrays, static = split_constants(arguments.constants)
         arguments = arguments._replace(constants=arrays)
         total, per_example = compiled(static, arguments, mask, extra)

@@ -18,9 +18,10 @@ class PerExample(NamedTuple):
       grad_norm: L2 norms `(batch,)` of the whole gradients, before clipping, or `None`
         where no per-example gradient was looked at.
       aux: what `loss_fn` returned beside the loss, leading axis `(batch,)`, or `None`.
-      grad_norm_bound: `(batch,)`, at least `grad_norm` and at least the norms in exact
-        arithmetic: by rounding above them, or by more where an engine has no better
-        bound (see `clipped_grad`). `None` where `grad_norm` is.
+      grad_norm_bound: `(batch,)`, at least `grad_norm` and at least the norm of what
+        would be added without a clip: by rounding above it, or by more where an engine
+        has no better bound (see `clipped_grad`). Of gradients all of whose entries are
+        subnormal it may be 0. `None` where `grad_norm` is.
     """
 
     loss: jax.Array | None

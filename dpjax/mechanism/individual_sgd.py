@@ -32,7 +32,7 @@ class DPIndividualSGD(PrivateBatches):
       expected_batch_size: an integer, size of a batch and the divisor of the noised
         sum.
       num_steps: steps planned.
-      l2_norm_clip: clip norm C > 0, a number.
+      l2_norm_clip: clip norm C, a number from 2^-100 to 2^100.
       full_steps: m, from 1 to 2^20.
       noise_multiplier: noise standard deviation of a step over C, >= 0; `None` until
         `calibrate` has solved for it.
@@ -81,7 +81,7 @@ class DPIndividualSGD(PrivateBatches):
         if type(self._sampler) is not sampling.Deterministic:
             expected = "Deterministic: examples are known by their places"
             _check.fail(expected, "sampler", self._sampler, AccountingError)
-        self._keep("l2_norm_clip", _check.positive)
+        self._keep("l2_norm_clip", lambda _, clip: individual.checked_clip_norm(clip))
         self._keep("full_steps", lambda _, value: individual.checked_full_steps(value))
         self._check_private()
         if self.chunk_size < self.expected_batch_size:
@@ -92,6 +92,11 @@ class DPIndividualSGD(PrivateBatches):
     def noise_stddev(self) -> float:
         """Standard deviation of the noise in each value of the released average."""
         return self._noise() * self.l2_norm_clip / self.expected_batch_size
+
+    @property
+    def common_clip_norm(self) -> None:
+        """None: each example has its own."""
+        return None
 
     def epsilon_curve(
         self, delta: float, steps: Sequence[int], *, accountant: str = "exact"

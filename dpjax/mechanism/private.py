@@ -55,6 +55,12 @@ class PrivateBatches(Batches, abc.ABC):
         return static_sensitivity(self.l2_norm_clip)
 
     @property
+    def common_clip_norm(self) -> float | None:
+        """The clip norm of all examples at all steps, None where there is not one."""
+        clip = self.l2_norm_clip
+        return float(clip) if isinstance(clip, int | float) else None
+
+    @property
     def neighboring_relation(self) -> dp_accounting.NeighboringRelation:
         """The relation of the guarantee: the one asked for, or the sampler's own."""
         return self._sampler.relation if self.relation is None else self.relation

@@ -53,14 +53,16 @@ class IndividualGrads:
 
     Attributes:
       grads: the clipped sum, without the raw quantities of examples.
-      costs: float32 `(batch,)`: at least the squares of what the examples have added,
-        in clip norms; at most 1. Raw: not private.
-      mask: booleans `(batch,)`: False marks padding, which is charged nothing.
+      costs: float32 `(rows,)`: at least the squares of what the examples have added, in
+        clip norms. Raw: not private.
+      mask: booleans `(rows,)`: False marks padding, which is charged nothing.
+      full_steps: m, by which the examples were clipped.
     """
 
     grads: clipping.ClippedGrads
     costs: jax.Array
     mask: jax.Array
+    full_steps: int = dataclasses.field(metadata={"static": True})
 
 
 def individual_aggregate(
@@ -80,7 +82,7 @@ def individual_aggregate(
     at the clip norm. What an example has left is the most that it adds to a step.
 
     Args:
-      l2_norm_clip: C > 0. Public, as are all settings.
+      l2_norm_clip: C, from 2^-100 to 2^100. Public, as are all settings.
       noise_multiplier: standard deviation of the noise of a step over C, >= 0.
       key: PRNG key, key data or seed; `None` draws fresh entropy at `init`.
       full_steps: m, from 1 to 2^20.
@@ -89,7 +91,8 @@ def individual_aggregate(
 
     Returns:
       An optax transformation, the first of a chain. `update` takes `IndividualGrads`,
-      from `individual_gradient`.
+      from `individual_gradient` with the same settings, and nothing else; so
+      `check_optimizer`, which gives it gradients, refuses it.
 
     Guarantee:
       Of two data sets of which one has, in an example's place, one that adds nothing,
@@ -100,14 +103,15 @@ def individual_aggregate(
       the run (Koskela et al. 2023, theorem on filters; Smith and Thakurta 2022).
 
     Raises:
-      ValueError: a setting out of range, or gradients that are no `IndividualGrads`.
+      ValueError: a setting out of range, or gradients of other settings.
+      TypeError: gradients that are no `IndividualGrads`.
 
     References:
       Koskela, Tobaben and Honkela (2023), Individual privacy accounting with Gaussian
       differential privacy, arXiv 2209.15596; Feldman and Zrnic (2021), arXiv
       2008.11193; Smith and Thakurta (2022), arXiv 2210.17520.
     """
-    clip_norm = _check.positive("l2_norm_clip", l2_norm_clip)
+    clip_norm = checked_clip_norm(l2_norm_clip)
     full = checked_full_steps(full_steps)
     batch = _check.integer("expected_batch_size", expected_batch_size, minimum=1)
     count = _check.integer("num_examples", num_examples, minimum=batch)
@@ -126,9 +130,7 @@ def individual_aggregate(
         **extra_args: Any,
     ) -> tuple[ArrayTree, IndividualState]:
         del extra_args  # meant for other members of a chain
-        if not isinstance(updates, IndividualGrads):
-            kind = type(updates).__name__
-            _check.fail("IndividualGrads", "type(updates)", kind)
+        _check_grads(updates, batch, full)
         row = _row(state)
         charged = _charged(state.used[row], updates, full)
         average, private = plain.update(updates.grads, state.private, params)
@@ -144,11 +146,11 @@ def individual_gradient(
 
     Args:
       loss_fn: the loss of one example.
-      l2_norm_clip: C > 0.
+      l2_norm_clip: C, from 2^-100 to 2^100.
       full_steps: m, as in `individual_aggregate`.
       options: of `clipping.clipped_grad`.
     """
-    clip_norm = _check.positive("l2_norm_clip", l2_norm_clip)
+    clip_norm = checked_clip_norm(l2_norm_clip)
     full = checked_full_steps(full_steps)
     clipped_grad = clipping.clipped_grad(loss_fn, clip_norm, **options)
 
@@ -168,9 +170,15 @@ def individual_gradient(
         added = jnp.where(bound <= shares * clip_norm, bound / clip_norm, shares)
         costs = jnp.square(jnp.asarray(added, jnp.float32))
         summed = grads.without_per_example()
-        return IndividualGrads(summed, costs, real), raw_quantities(grads)
+        return IndividualGrads(summed, costs, real, full), raw_quantities(grads)
 
     return gradient
+
+
+def checked_clip_norm(l2_norm_clip: Any) -> float:
+    """Return a clip norm, a number of which float32 holds shares and quotients."""
+    clip_norm = _check.positive("l2_norm_clip", l2_norm_clip)
+    return float(rules.individual_clip_norm(clip_norm))
 
 
 def checked_full_steps(full_steps: int) -> int:
@@ -179,6 +187,19 @@ def checked_full_steps(full_steps: int) -> int:
     if full > 2**20:
         _check.fail("at most 2^20", "full_steps", full)
     return full
+
+
+def _check_grads(grads: Any, batch: int, full_steps: int) -> None:
+    if not isinstance(grads, IndividualGrads):
+        expected = "IndividualGrads, from DPIndividualSGD.step_gradient"
+        _check.fail(expected, "type(updates)", type(grads).__name__, TypeError)
+    if grads.full_steps != full_steps:
+        expected = f"gradients of full_steps={full_steps}"
+        _check.fail(expected, "full_steps", grads.full_steps)
+    shape = jnp.shape(grads.costs)
+    if shape != jnp.shape(grads.mask) or len(shape) != 1 or shape[0] < batch:
+        expected = f"costs and mask of {batch} rows or more"
+        _check.fail(expected, "shapes", (shape, jnp.shape(grads.mask)))
 
 
 def _row(state: IndividualState) -> jax.Array:
@@ -200,9 +221,13 @@ def _shares(used: jax.Array, full_steps: int) -> jax.Array:
 
 
 def _charged(used: jax.Array, grads: IndividualGrads, full_steps: int) -> jax.Array:
-    """Return what examples have used after a step; each pays for its share at least."""
-    size = used.size
-    units = grads.costs[:size] * ((1 + _SLACK) * (BUDGET / full_steps))
-    cost = jnp.maximum(jnp.ceil(units), 1).astype(jnp.uint32)
-    cost = jnp.where(grads.mask[:size], cost, 0)
-    return used + jnp.minimum(cost, jnp.uint32(BUDGET) - used)
+    """Return what examples have used after a step; each pays for what it has added.
+
+    A cost that is no number up to the whole budget takes all that is left.
+    """
+    size, left = used.size, jnp.uint32(BUDGET) - used
+    units = jnp.ceil(grads.costs[:size] * ((1 + _SLACK) * (BUDGET / full_steps)))
+    known = (units >= 0) & (units <= float(BUDGET))
+    cost = jnp.maximum(jnp.where(known, units, 1), 1).astype(jnp.uint32)
+    cost = jnp.where(known, jnp.minimum(cost, left), left)
+    return used + jnp.where(grads.mask[:size], cost, 0)

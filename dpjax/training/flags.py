@@ -27,6 +27,8 @@ _OF_PRIVACY = (
     "budget_file",
     "budget_epsilon",
     "take_rest",
+    "noise_ratio",
+    "full_steps",
 )
 _ONLY_WITH = {
     "momentum": ("optimizer", ("momentum", "ftrl")),

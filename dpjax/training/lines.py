@@ -22,7 +22,7 @@ def make_line(
     request = plan.request
     every = request.logging.evaluation_steps
     due = budget.is_due(number, every, plan.last_step)
-    clip_norm = getattr(request.mechanism, "l2_norm_clip", None)
+    clip_norm = getattr(request.mechanism, "common_clip_norm", None)
     return {
         "step": number,
         "epsilon": plan.epsilon[number],

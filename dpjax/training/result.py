@@ -18,7 +18,8 @@ class FitResult:
     Attributes:
       params: the parameters after the last step.
       average: their exponential moving average, or None without `ema_decay`.
-      opt_state: state of the private optimizer.
+      opt_state: state of the private optimizer, the key of the noise in it, and of
+        `DPIndividualSGD`, what is left of budgets, raw: not to be released.
       steps: steps done.
       status: "finished", or "stopped_at_budget".
       epsilon: what was spent, by accountant ("exact", "pld", "rdp"); each is an upper
@@ -34,7 +35,7 @@ class FitResult:
 
     params: Params
     average: Params | None
-    opt_state: ArrayTree
+    opt_state: ArrayTree = dataclasses.field(repr=False)
     steps: int
     status: str
     epsilon: dict[str, float]

@@ -51,6 +51,7 @@ class IndividualFilter:
 
     Raises:
       ValueError: a number out of range, or of the wrong shape.
+      AccountingError: no Gaussian release has the budget: epsilon is above 5e5, say.
 
     References:
       Feldman and Zrnic (2021), Individual privacy accounting via a Renyi filter, arXiv

@@ -6,7 +6,13 @@ one thing: with its factors applied, one example moves the sum by at most
 """
 
 from dpjax.clipping.rules.grouping import norm_bound
-from dpjax.clipping.rules.individual import IndividualClip, rows_of, with_rows
+from dpjax.clipping.rules.individual import (
+    IndividualClip,
+    for_batch,
+    individual_clip_norm,
+    rows_of,
+    with_rows,
+)
 from dpjax.clipping.rules.norm_clip import NormClip, as_rule
 from dpjax.clipping.rules.per_layer import PerLayer, per_layer_clip_norms
 from dpjax.clipping.rules.rule import ClippingRule
@@ -20,6 +26,8 @@ __all__ = [
     "PerLayer",
     "PerSampleAdaptive",
     "as_rule",
+    "for_batch",
+    "individual_clip_norm",
     "norm_bound",
     "per_layer_clip_norms",
     "rows_of",

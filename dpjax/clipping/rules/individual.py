@@ -23,14 +23,18 @@ class IndividualClip:
     shares may depend on private data, as long as that of an example depends on itself
     and on what was released before, and on no other example.
 
+    It belongs to one call, `clipped_grad(...)(..., l2_norm_clip=IndividualClip(...))`,
+    and is refused wherever a clip norm stays.
+
     Attributes:
-      l2_norm_clip: C > 0, a float, or a scalar array.
-      shares: `(batch,)` of the examples of the call, in [0, 1]: what is above counts as
-        1, what is below, or NaN, as 0.
+      l2_norm_clip: C, from 2^-100 to 2^100, a float, or a scalar array.
+      shares: real `(batch,)` of the examples of the call, in [0, 1]: what is above
+        counts as 1, what is below, or NaN, as 0.
 
     Raises:
-      ValueError: a clip norm that is not finite and > 0, or shares of another shape
-        than `(batch,)`.
+      ValueError: a clip norm that is out of range, or, from the call, shares of another
+        shape than `(batch,)`.
+      TypeError: from the call, shares that are no real numbers.
     """
 
     l2_norm_clip: float | jax.Array
@@ -40,7 +44,7 @@ class IndividualClip:
         """Check the clip norm."""
         # What jax puts in a rule's place while it looks at its structure is no number.
         if isinstance(self.l2_norm_clip, (int, float, jax.Array, np.generic)):
-            clip_norm = checked_clip_norm(self.l2_norm_clip)
+            clip_norm = individual_clip_norm(self.l2_norm_clip)
             object.__setattr__(self, "l2_norm_clip", clip_norm)
 
     @property
@@ -53,15 +57,36 @@ class IndividualClip:
         group = Group.of(leaf_norms, like)
         if group is None:
             return leaf_norms
-        if self.shares.shape != group.norm.shape:
-            _check.fail(f"shape {group.norm.shape}", "shares.shape", self.shares.shape)
         shares = self.shares.astype(group.norm.dtype)
         share = jnp.where(shares > 0, jnp.minimum(shares, 1), 0)
-        bound = share * self.l2_norm_clip * (1 - group.error)
+        # The share and its product are rounded, too: four units in the last place.
+        error = group.error + 2 * float(jnp.finfo(share.dtype).eps)
+        bound = share * self.l2_norm_clip * (1 - error)
         above = group.norm > bound
         return group.spread(
             jnp.where(above, bound / jnp.where(above, group.norm, 1), 1)
         )
+
+
+def individual_clip_norm(l2_norm_clip: Any) -> float | jax.Array:
+    """Return a clip norm of which float32 holds shares and quotients, checked."""
+    clip_norm = checked_clip_norm(l2_norm_clip)
+    if isinstance(clip_norm, float) and not 2.0**-100 <= clip_norm <= 2.0**100:
+        _check.fail("a number from 2^-100 to 2^100", "l2_norm_clip", clip_norm)
+    return clip_norm
+
+
+def for_batch(rule: IndividualClip, batch_size: int) -> IndividualClip:
+    """Return a rule whose shares are those of the examples of a call, checked."""
+    try:
+        shares = jnp.asarray(rule.shares)
+    except (TypeError, ValueError):
+        _check.fail("real numbers", "shares", type(rule.shares).__name__, TypeError)
+    if jnp.issubdtype(shares.dtype, jnp.complexfloating):
+        _check.fail("real numbers", "shares.dtype", str(shares.dtype), TypeError)
+    if shares.shape != (batch_size,):
+        _check.fail(f"shape ({batch_size},)", "shares.shape", shares.shape)
+    return dataclasses.replace(rule, shares=shares)
 
 
 def rows_of(rule: ClippingRule | None) -> Any:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from dpjax import _check
 from dpjax.clipping import norms
 from dpjax.clipping.rules.grouping import Group
+from dpjax.clipping.rules.individual import IndividualClip
 from dpjax.clipping.rules.rule import ClippingRule, checked_clip_norm
 from dpjax.types import ArrayTree
 
@@ -84,9 +85,13 @@ def as_rule(l2_norm_clip: Any) -> ClippingRule:
         sensitivity an array; Python and NumPy numbers are static.
 
     Raises:
-      ValueError: a clip norm that is not finite and > 0, or no clip norm at all.
+      ValueError: a clip norm that is not finite and > 0, no clip norm at all, or an
+        `IndividualClip`, whose shares are not public.
       TypeError: a clip norm that is not a number.
     """
+    if isinstance(l2_norm_clip, IndividualClip):
+        expected = "a clip that is the same for all examples"
+        _check.fail(expected, "l2_norm_clip", "IndividualClip")
     if isinstance(l2_norm_clip, ClippingRule):
         # JAX makes rules of placeholders, so that they cannot tell what they are given.
         checked_clip_norm(l2_norm_clip.sensitivity)
