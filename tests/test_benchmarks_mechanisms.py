@@ -39,7 +39,7 @@ def test_every_row_is_a_command_line_of_the_training_script(name):
     train.parse(["train.py", given, *own], flag_values)
     mechanism = train.training.read_flags(flag_values).mechanism(4000)
     assert mechanism.noise_multiplier == 1.0
-    steps = dict(flag[2:].split("=") for flag in own).get("steps", 100)
+    steps = dict(flag[2:].split("=", 1) for flag in own).get("steps", 100)
     assert mechanism.num_steps == int(steps)
 
 
