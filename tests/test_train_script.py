@@ -155,6 +155,8 @@ def test_no_sampler_with_a_sound_account_is_left_out_of_the_flag():
     [
         ("norm", 0.5),
         ("per_layer", rules.PerLayer(0.5)),
+        ("per_layer_by_dimension", rules.PerLayer(0.5, by="dimension")),
+        ("normalised", rules.Automatic(0.5, stability=0.0)),
         ("automatic", rules.Automatic(0.5)),
         ("per_sample_adaptive", rules.PerSampleAdaptive(0.5)),
     ],
@@ -274,7 +276,10 @@ BAD_FLAGS = [
     (["--sampling=cyclic_poisson"], "--period with --sampling=cyclic_poisson"),
     (["--period=2"], "--period only with --sampling=cyclic_poisson"),
     (["--max_batch_size=0"], "--max_batch_size=0"),
-    (["--clipping=hard"], "<norm|per_layer|automatic|per_sample_adaptive|adaptive|"),
+    (
+        ["--clipping=hard"],
+        "<norm|per_layer|per_layer_by_dimension|automatic|normalised|",
+    ),
     (["--target_quantile=0.5"], "--target_quantile only with --clipping=adaptive"),
     (["--clipping=adaptive", "--target_quantile=2"], "got --target_quantile=2.0"),
     (["--bands=3"], "--bands only with --correlated_noise=square_root or toeplitz"),

@@ -1,6 +1,7 @@
 """What the words of the flags stand for: samplers, clipping, noise, optimizers."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,9 @@ def _sparse_rows(
 CLIPPING: dict[str, Callable[..., Any]] = {
     "norm": float,
     "per_layer": rules.PerLayer,
+    "per_layer_by_dimension": functools.partial(rules.PerLayer, by="dimension"),
     "automatic": rules.Automatic,
+    "normalised": functools.partial(rules.Automatic, stability=0.0),
     "per_sample_adaptive": rules.PerSampleAdaptive,
     "adaptive": _adaptive,
     "scheduled": _scheduled,

@@ -63,7 +63,8 @@ FLAGS: tuple[_Flag, ...] = (
         "clipping",
         tuple(CLIPPING),
         "How gradients are bounded: scaled down to the norm, as a whole or each layer "
-        "to its share of it; all of them scaled to about the norm; a norm that "
+        "to its share of it, equal or by dimension; all of them scaled to about the "
+        "norm, or to the norm; a norm that "
         "follows a quantile of the gradients', from --l2_norm_clip on, or goes from "
         "there to --final_l2_norm_clip; each coordinate scaled by what was released "
         "before; or the rows of tables that a batch touches often alone.",

@@ -37,7 +37,9 @@ _HALF = ("--steps=50", "--budget_file=budget.json", "--budget_epsilon=3")
 ROWS: dict[str, tuple[str, ...]] = {
     "the main job": (),
     "clipping each layer": ("--clipping=per_layer",),
+    "clipping each layer, by dimension": ("--clipping=per_layer_by_dimension",),
     "automatic clipping": ("--clipping=automatic",),
+    "normalised gradients": ("--clipping=normalised",),
     "per-sample adaptive clipping": ("--clipping=per_sample_adaptive",),
     "adaptive clip norm": ("--clipping=adaptive",),
     "noise that falls": ("--noise_ratio=0.7",),
