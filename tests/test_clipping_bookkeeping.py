@@ -61,6 +61,32 @@ def assert_close(got, want):
 # What it costs.
 
 
+def gates(params, x):
+    """A recurrent cell whose kernels are concatenated before they meet the data."""
+
+    def step(h, x_t):
+        kernels = (params[name] for name in ("i", "f", "g"))
+        z = jnp.split(jnp.concatenate([h, x_t]) @ jnp.concatenate([*kernels], 1), 3)
+        return jax.nn.sigmoid(z[0]) * h + jax.nn.sigmoid(z[1]) * jnp.tanh(z[2]), None
+
+    return jnp.sum(lax.scan(step, jnp.zeros(7), x)[0])
+
+
+def test_kernels_that_meet_the_data_side_by_side_are_summed_by_one_product():
+    random = np.random.default_rng(0)
+    params = {k: jnp.asarray(random.normal(size=(12, 7)), jnp.float32) for k in "ifg"}
+    x = jnp.asarray(random.normal(size=(11, 4, 5)), jnp.float32)
+    per_leaf = {"f": 0.5, "g": 0.6, "i": 0.7}
+    for clip, whole, parts in ((1.0, 1, 0), (per_leaf, 0, 3)):
+        fn = dpjax.clipped_grad(gates, clip, engine="bookkeeping")
+        text = jax.jit(fn).lower(params, x).as_text()
+        # The sum of all kernels has 12 rows and 21 columns, that of one has 7.
+        shapes = re.findall(r"dot_general .*-> tensor<(12x21|12x7)xf32>", text)
+        assert (shapes.count("12x21"), shapes.count("12x7")) == (whole, parts)
+        slow = dpjax.clipped_grad(gates, clip, engine="vmap")(params, x)
+        assert_close(fn(params, x).sum, slow.sum)
+
+
 def largest_arrays(loss, params, x, engine):
     """Return the numbers of elements of all arrays in the optimised program."""
     fn = jitted(loss, engine=engine)

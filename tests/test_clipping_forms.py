@@ -64,6 +64,14 @@ def convolution(batch=BATCH, seed=0):
     return forms.Convolution(padded, right, WINDOW, KERNEL)
 
 
+def recurrent(batch=BATCH, seed=0):
+    return forms.Recurrent.make(outer(batch, seed=seed))
+
+
+def part(batch=BATCH, make=outer, seed=0):
+    return forms.Part.make(make(batch, seed=seed), 1, 0, 2)
+
+
 def written(batch=BATCH, seed=0):
     return forms.Formed(*draw((batch, 4, 3), seed=seed))
 
@@ -87,6 +95,9 @@ FORMS = {
         large_table, shared=((3, 1), (3, 5), (0, 0), (0, 2), (1, 4), (1, 6))
     ),
     "table": table,
+    "recurrent": recurrent,
+    "part": part,
+    "part_of_recurrent": functools.partial(part, make=recurrent),
     "convolution": convolution,
     "formed": written,
 }
@@ -96,6 +107,14 @@ def arrays_of(form):
     """Return the arrays of a form, and how to make the form of others."""
     if isinstance(form, forms.Outer):
         return (form.left, form.right), lambda a, b: forms.Outer(a, b, form.layout)
+    if isinstance(form, forms.Recurrent):
+        arrays, make_outer = arrays_of(form.as_outer())
+        return arrays, lambda *sides: forms.Recurrent.make(make_outer(*sides))
+    if isinstance(form, forms.Part):
+        arrays, make_whole = arrays_of(form.whole)
+        return arrays, lambda *sides: forms.Part.make(
+            make_whole(*sides), form.axis, form.start, form.size
+        )
     if isinstance(form, forms.Rows):
         return (form.index, form.values), lambda i, v: forms.Rows(i, v, form.layout)
     if isinstance(form, forms.Convolution):
@@ -134,6 +153,11 @@ def by_hand(form):
         return total
     if isinstance(form, forms.Convolution):
         return kernel_by_hand(form)
+    if isinstance(form, forms.Recurrent):
+        return by_hand(form.as_outer())
+    if isinstance(form, forms.Part):
+        where = range(form.start, form.start + form.size)
+        return np.take(by_hand(form.whole), where, 1 + form.axis)
     left, right = (np.asarray(x, float) for x in (form.left, form.right))
     return matrices_by_hand(form.layout, np.einsum("bgtm,bgtn->bgmn", left, right))
 
@@ -304,10 +328,6 @@ def test_what_is_split_or_stacked_has_no_transposed_layout(name):
     assert LAYOUTS[name].transposed(permutation) is None
 
 
-def test_a_window_of_a_split_axis_has_no_layout():
-    assert LAYOUTS["split_axis"].window(1, 2) is None
-
-
 def test_a_window_of_a_layout_is_the_layout_of_a_smaller_weight():
     assert MATRIX.window(0, 2) == Layout((2, 3), (), (0,), (1,), (2, 3))
 
@@ -435,7 +455,8 @@ def test_the_bound_holds_at_every_scale_that_squares_reach(exponent, seed):
 def scaled(form, factor):
     """Multiply the gradients of example 1 by `factor`, on one side."""
     arrays, make = arrays_of(form)
-    sides = [0] if isinstance(form, forms.Outer | forms.Convolution) else [-1]
+    products = forms.Outer | forms.Recurrent | forms.Part | forms.Convolution
+    sides = [0] if isinstance(form, products) else [-1]
     sides = [1, 2] if isinstance(form, forms.Table) else sides
     changed = [np.array(x) for x in arrays]
     for side in sides:
@@ -631,23 +652,30 @@ def test_what_has_no_short_sum_is_not_joined(name):
 
 @pytest.mark.parametrize(("axis", "start", "size"), [(0, 1, 2), (1, 2, 1), (0, 0, 4)])
 @pytest.mark.parametrize("layout", [MATRIX, MATRIX.swapped()])
-def test_a_window_of_a_form_is_the_gradient_of_a_part_of_the_weight(
-    layout, axis, start, size
+@pytest.mark.parametrize("kind", ["outer", "recurrent"])
+def test_a_part_has_the_gradients_of_a_part_of_the_weight(
+    kind, layout, axis, start, size
 ):
     form = outer(layout=layout)
-    part = form.window(axis, start, size)
+    whole = forms.Recurrent.make(form) if kind == "recurrent" else form
+    part = forms.Part.make(whole, axis, start, size)
     expected = np.take(by_hand(form), range(start, start + size), 1 + axis)
-    np.testing.assert_array_equal(by_hand(part), expected)
-    assert part.layout.weight == expected.shape[1:]
+    np.testing.assert_allclose(by_hand(part.cut()), expected, rtol=1e-5, atol=1e-5)
+    assert part.as_outer().layout.weight == expected.shape[1:]
+    total = np.tensordot(WEIGHTS, by_hand(form), 1)
+    np.testing.assert_allclose(
+        part.cut_from(total), np.tensordot(WEIGHTS, expected, 1), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["groups", "split"])
-def test_a_window_that_is_not_that_simple_is_none(name):
+def test_a_part_that_is_not_that_simple_is_none(name):
     layouts = {
         "groups": Layout((2, 4, 3), (0,), (1,), (2,), (2, 4, 3)),
         "split": LAYOUTS["split_axis"],
     }
-    assert outer(layout=layouts[name]).window(0, 0, 1) is None
+    assert forms.Part.make(outer(layout=layouts[name]), 0, 0, 1) is None
+    assert forms.Part.make(written(), 0, 0, 1) is None
 
 
 # The cheaper of two.

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 from jax.extend import core
 
+import dpjax
 from dpjax.clipping import tape
 from dpjax.clipping.tape import guard
 from dpjax.clipping.tape.views import View, view_of
@@ -240,6 +241,88 @@ def test_a_product_that_is_used_elsewhere_has_a_cotangent_of_its_own():
 
     _, (_, (product, bias)) = seen_at(loss, SQUARE, ROW)
     np.testing.assert_allclose(product.cotangents[0], bias.cotangents[0] + 1, rtol=1e-6)
+
+
+def gates(params, x):
+    """Two products, cut into gates before these are added."""
+    pairs = zip(
+        jnp.split(x @ params["w"], 2),
+        jnp.split(jnp.flip(x) @ params["u"] + params["b"], 2),
+        strict=True,
+    )
+    first, last = (one + other for one, other in pairs)
+    return jnp.sum(jax.nn.sigmoid(first) * jnp.tanh(last))
+
+
+GATES = {"b": draw((4,)), "u": draw((4, 4), seed=1), "w": draw((4, 4), seed=2)}
+
+
+def test_products_whose_pieces_are_added_share_one_cotangent():
+    _, (_, seen) = seen_at(gates, GATES, ROW)
+    assert len({id(one.cotangents[0]) for one in seen}) == 1
+    x_w = ROW @ GATES["w"]
+    x_u = jnp.flip(ROW) @ GATES["u"] + GATES["b"]
+    expected = jax.grad(lambda z: jnp.sum(jax.nn.sigmoid(z[:2]) * jnp.tanh(z[2:])))(
+        x_w + x_u
+    )
+    np.testing.assert_allclose(seen[0].cotangents[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda x, w, u: jnp.split(x @ w, 2)[::-1],  # the pieces of the other half
+        lambda x, w, u: [jnp.flip(part) for part in jnp.split(x @ w, 2)],
+        lambda x, w, u: [2 * part for part in jnp.split(x @ w, 2)],
+    ],
+)
+def test_products_that_are_cut_otherwise_have_cotangents_of_their_own(other):
+    def loss(params, x):
+        pairs = zip(
+            other(x, params["w"], params["u"]),
+            jnp.split(x @ params["u"] + params["b"], 2),
+            strict=True,
+        )
+        first, last = (one + another for one, another in pairs)
+        return jnp.sum(jax.nn.sigmoid(first) * jnp.tanh(last))
+
+    _, (_, seen) = seen_at(loss, GATES, ROW)
+    assert len({id(one.cotangents[0]) for one in seen}) == 2
+    batch = jnp.stack([ROW, -ROW])
+    for fast, slow in zip(*clipped_by_both(loss, GATES, batch), strict=True):
+        np.testing.assert_allclose(fast, slow, atol=1e-5)
+
+
+@jax.custom_vjp
+def two_results(w, x):
+    return w * x, jnp.sin(w) + x
+
+
+two_results.defvjp(
+    lambda w, x: (two_results(w, x), (w, x)),
+    lambda kept, g: (
+        g[0] * kept[1] + g[1] * jnp.cos(kept[0]),
+        g[0] * kept[0] + g[1],
+    ),
+)
+
+
+def test_a_tap_of_two_results_writes_down_both_cotangents():
+    def loss(params, x):
+        first, last = two_results(params["w"][0], x)
+        return jnp.sum(jnp.tanh(first + params["b"])) + jnp.sum(last**2)
+
+    batch = jnp.stack([ROW, -ROW])
+    for fast, slow in zip(*clipped_by_both(loss, SQUARE, batch), strict=True):
+        np.testing.assert_allclose(fast, slow, atol=1e-5)
+
+
+def clipped_by_both(loss, params, batch):
+    """Return the leaves of the clipped sums by both engines."""
+    return [
+        jax.tree.leaves(dpjax.clipped_grad(loss, 1.0, engine=name)(params, batch).sum)
+        for name in ("bookkeeping", "vmap")
+    ]
 
 
 def primitives_of(fn, *args):

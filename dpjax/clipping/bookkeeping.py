@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.clipping import contributions, norms, rules, tape
+from dpjax.clipping import contributions, norms, rules, summing, tape
 from dpjax.clipping.contributions import Gradient
 from dpjax.clipping.forms import extremes, measuring
 from dpjax.clipping.result import PerExample
@@ -73,8 +73,10 @@ def clipped_sum(
     keep = finite if mask is None else finite & mask
     weights = _kept(jax.tree.leaves(factors), keep)
     total = [
-        gradient.weighted_sum(weight).astype(norms.working_dtype(leaf.dtype))
-        for gradient, weight, leaf in zip(gradients, weights, leaves, strict=True)
+        summed.astype(norms.working_dtype(leaf.dtype))
+        for summed, leaf in zip(
+            summing.weighted_sums(gradients, weights), leaves, strict=True
+        )
     ]
     per_example = PerExample(loss, grad_norm, aux, bound)
     return jax.tree.unflatten(structure, total), per_example

@@ -13,7 +13,18 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.clipping import forms, norms
-from dpjax.clipping.forms import Form, Formed, Layout, Outer, Rows, Squares, Term, words
+from dpjax.clipping.forms import (
+    Form,
+    Formed,
+    Layout,
+    Outer,
+    Part,
+    Recurrent,
+    Rows,
+    Squares,
+    Term,
+    words,
+)
 from dpjax.clipping.norm_rules import ELEMENTWISE, RULES, Meeting
 from dpjax.clipping.tape import Piece, Seen, Site, Tape
 from dpjax.clipping.tape.guard import widened
@@ -44,7 +55,10 @@ class Gradient:
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
         """Return the weighted sum, shaped like the leaf."""
-        total = self.form.weighted_sum(weights)
+        return self.to_leaf(self.form.weighted_sum(weights))
+
+    def to_leaf(self, total: jax.Array) -> jax.Array:
+        """Turn a sum of the weight's gradients into one of the leaf's."""
         for view in reversed(self.views):
             total = view.undo(total, 0)
         return total
@@ -114,10 +128,8 @@ def _is_concatenated(site: Site) -> bool:
 def _part(use: Gradient, piece: Piece) -> Gradient:
     """Return the gradient of one piece of a concatenated weight."""
     where = (piece.axis, piece.start, piece.size)
-    form: Form | None = None
+    form: Form | None = Part.make(use.form, *where)
     how = use.how
-    if isinstance(use.form, Outer):
-        form = use.form.window(*where)
     if form is None:
         value = use.form.formed().formed().value
         axis = 1 + piece.axis
@@ -130,7 +142,8 @@ def _part(use: Gradient, piece: Piece) -> Gradient:
 
 def combined(uses: list[Gradient]) -> Gradient:
     """Return the gradient of a leaf from those of its uses."""
-    uses = [_without_transposes(use) for use in uses]
+    if len(uses) > 1:
+        uses = [_without_transposes(use) for use in uses]
     first, *others = uses
     if not all(view.is_isometric for use in uses for view in use.views):
         return _written_out(uses)
@@ -188,6 +201,7 @@ def _meeting(site: Site, seen: Seen) -> Meeting:
 def _without_transposes(use: Gradient) -> Gradient:
     """Describe a form in the axes of the leaf, where only transposes are between."""
     form, views = use.form, list(use.views)
+    form = form.as_outer() if isinstance(form, Part | Recurrent) else form
     if not isinstance(form, Outer | Rows) or form.layout.stack:
         return use
     layout: Layout | None = form.layout

@@ -12,6 +12,8 @@ from dpjax.clipping.forms.joining import joined
 from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import Squares, Term
 from dpjax.clipping.forms.outer import Outer
+from dpjax.clipping.forms.part import Part
+from dpjax.clipping.forms.recurrent import Recurrent
 from dpjax.clipping.forms.tables import Rows, Table
 from dpjax.clipping.forms.window import Window
 
@@ -22,6 +24,8 @@ __all__ = [
     "Layout",
     "Nothing",
     "Outer",
+    "Part",
+    "Recurrent",
     "Rows",
     "Squares",
     "Table",

@@ -46,10 +46,12 @@ class Layout:
         """Return the layout of the transposed matrices."""
         return dataclasses.replace(self, rows=self.columns, columns=self.rows)
 
-    def window(self, axis: int, size: int) -> "Layout | None":
-        """Return the layout of a part of the weight, `size` long along `axis`."""
-        if self.shape != self.weight:
-            return None
+    def window(self, axis: int, size: int) -> "Layout":
+        """Return the layout of a part of the weight, `size` long along `axis`.
+
+        No axis of the weight may be split.
+        """
+        assert self.shape == self.weight
         shape = (*self.weight[:axis], size, *self.weight[axis + 1 :])
         return dataclasses.replace(self, shape=shape, weight=shape)
 

@@ -41,7 +41,7 @@ class Outer:
         """Return sum over t, s of (left_t . left_s)(right_t . right_s)."""
         left, right = working(self.left), working(self.right)
         length = left.shape[2] + left.shape[3] + right.shape[3]
-        squared = _from_grams(left, right) if left.shape[2] > 1 else None
+        squared = squared_by_grams(left, right) if left.shape[2] > 1 else None
         by_left, by_right = map(measuring.sum_of_squares, (left, right))
         return measuring.of_products(squared, by_left, by_right, length)
 
@@ -79,19 +79,6 @@ class Outer:
         raw = {"left": "right", "right": "left"}[self.raw]
         return Outer(self.right, self.left, self.layout.swapped(), raw)
 
-    def window(self, axis: int, start: int, size: int) -> "Outer | None":
-        """Return the gradients of a part of the weight, or `None`."""
-        part = [slice(None)] * 3 + [slice(start, start + size)]
-        layout = self.layout.window(axis, size)
-        if layout is None:
-            return None
-        left, right = self.left, self.right
-        if self.layout.rows == (axis,):
-            return Outer(left[tuple(part)], right, layout, self.raw)
-        if self.layout.columns == (axis,):
-            return Outer(left, right[tuple(part)], layout, self.raw)
-        return None
-
     @property
     def is_better_formed(self) -> bool:
         """Whether writing the gradients out costs less than working without."""
@@ -107,7 +94,7 @@ def joined_positions(value: jax.Array) -> jax.Array:
     return value.reshape(math.prod(value.shape[:-1]), value.shape[-1])
 
 
-def _from_grams(left: jax.Array, right: jax.Array) -> jax.Array:
+def squared_by_grams(left: jax.Array, right: jax.Array) -> jax.Array:
     """Return parts of the squared norms, `(batch, groups * positions)`."""
     subscripts = "bgtm,bgsm->bgts"
     by_left = jnp.einsum(subscripts, left, left, precision=HIGHEST)

@@ -16,6 +16,9 @@ from dpjax.clipping.tape.guard import unmarked
 _ROOM = 16
 """Examples for each position whose row came before, where these are few."""
 
+_TOGETHER = 32
+"""Positions that are counted by one kernel."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -46,8 +49,7 @@ class Rows:
     def squares(self) -> Squares:
         """Return the sum over t, s with the same row of value_t . value_s."""
         values = working(self.values)
-        same = self.index[:, :, None] == self.index[:, None, :]
-        met = jnp.sum(same, axis=-1)
+        met = _times_met(self.index)
         products = _seldom_met if self._meets_seldom else _met
         parts = products(self.index, met, values)
         by_position = measuring.sum_of_squares(values)[:, None]
@@ -128,6 +130,22 @@ class Table:
         return jnp.sum(at_rows * products, axis=(1, 2))
 
 
+def _times_met(index: jax.Array) -> jax.Array:
+    """Count for each position those of the same row, itself among them.
+
+    One position after the other: their matrix would be the largest array of a step.
+    """
+    positions = index.shape[1]
+
+    def add(position: jax.Array, met: jax.Array) -> jax.Array:
+        own = jax.lax.dynamic_slice_in_dim(index, position, 1, axis=1)
+        return met + (index == own)
+
+    none = jnp.zeros(index.shape, jnp.int32)
+    together = min(_TOGETHER, max(1, positions))
+    return jax.lax.fori_loop(0, positions, add, none, unroll=together)
+
+
 def _met(index: jax.Array, met: jax.Array, values: jax.Array) -> jax.Array:
     """Return for each position t the sum over s of the same row of value_t . value_s.
 
@@ -163,4 +181,13 @@ def _seldom_met(index: jax.Array, met: jax.Array, values: jax.Array) -> jax.Arra
         found = jnp.sum(summed * values[example, position], axis=-1)
         return measuring.sum_of_squares(values).at[example, position].add(found)
 
-    return jax.lax.cond(jnp.sum(shared) <= room, few, lambda: _met(index, met, values))
+    def many() -> jax.Array:
+        # Piece by piece: else what is seldom needed would be a step's largest array.
+        def piece(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return _met(pair[0], met, pair[1])
+
+        size = next(n for n in range(min(_ROOM, batch), 0, -1) if batch % n == 0)
+        pieces = (x.reshape(batch // size, size, *x.shape[1:]) for x in (index, values))
+        return jax.lax.map(piece, tuple(pieces)).reshape(batch, positions)
+
+    return jax.lax.cond(jnp.sum(shared) <= room, few, many)

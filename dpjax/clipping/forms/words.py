@@ -4,6 +4,8 @@ from dpjax.clipping.forms.convolution import Convolution
 from dpjax.clipping.forms.form import Form
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.outer import Outer
+from dpjax.clipping.forms.part import Part
+from dpjax.clipping.forms.recurrent import Recurrent
 from dpjax.clipping.forms.tables import Rows, Table
 
 COMPUTED = "fallback: computed with before it meets data"
@@ -21,6 +23,8 @@ def described(form: Form) -> str:
 
     A sentence for people, who should not have to know the names of the classes.
     """
+    if isinstance(form, Part | Recurrent):
+        return _product(form.as_outer())
     if isinstance(form, Outer):
         return _product(form)
     if isinstance(form, Convolution):

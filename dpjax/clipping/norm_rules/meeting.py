@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.clipping.forms import Form, Formed
-from dpjax.clipping.tape.views import sum_axes
 
 
 class Meeting(NamedTuple):
@@ -51,9 +50,21 @@ class Meeting(NamedTuple):
             infinite.
         """
         marked = marked and value.shape[2] == 1
-        summed = value[:, :, 0] if value.shape[2] == 1 else sum_axes(value, (2,))
+        summed = value[:, :, 0] if value.shape[2] == 1 else _sum_of_steps(value)
         lead = (value.shape[0], *self.stack)
         return Formed(summed.reshape(*lead, *self.weight), marked=marked)
+
+
+def _sum_of_steps(value: jax.Array) -> jax.Array:
+    """Sum the steps of a scan by a product.
+
+    Scans write them one after the other, and within each the examples side by side:
+    a CPU takes up to 50 times as long to reduce such an axis.
+    """
+    steps = jnp.moveaxis(value, 2, 0)
+    rows = steps.reshape(len(steps), math.prod(steps.shape[1:]))
+    total = jnp.dot(jnp.ones(len(steps), value.dtype), rows, precision="highest")
+    return total.reshape(steps.shape[1:])
 
 
 Rule = Callable[[Meeting], Form | None]

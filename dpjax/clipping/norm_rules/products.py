@@ -1,6 +1,6 @@
 """Matrix products."""
 
-from dpjax.clipping.forms import Form, Layout, Outer
+from dpjax.clipping.forms import Form, Layout, Outer, Recurrent
 from dpjax.clipping.norm_rules.meeting import Meeting, as_matrices, rest_of, rule
 
 
@@ -31,4 +31,7 @@ def dot(meeting: Meeting) -> Form | None:
     groups = tuple(range(first))
     left = as_matrices(data, x_groups, x_free, x_rows)
     right = as_matrices(meeting.cotangent, groups, free, columns)
-    return Outer(left, right, layout)
+    outer = Outer(left, right, layout)
+    if meeting.cotangent.shape[2] > 1 and not x_free and left.shape[1] == 1:
+        return Recurrent.make(outer)
+    return outer

@@ -1,0 +1,81 @@
+"""Sums of outer products over the steps of a scan: what a recurrent cell leaves behind.
+
+A scan writes step after step, and within each the examples side by side. Arrays stay as
+they were written, and only what needs an example's steps side by side, its two Gram
+matrices, is given a copy: of the others, each as large as all gates at all steps, every
+one costs a CPU as much as the sum itself.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dpjax.clipping.forms import measuring
+from dpjax.clipping.forms.formed import Formed
+from dpjax.clipping.forms.layout import Layout
+from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, working
+from dpjax.clipping.forms.outer import Outer, joined_positions, squared_by_grams
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrent:
+    """Sums of outer products over steps, with the steps first.
+
+    Attributes:
+      left: `(steps, batch, rows)`; it may hold what is not finite.
+      right: `(steps, batch, columns)`, with marks (see `tape.guard`).
+      layout: where rows and columns are in the weight.
+    """
+
+    left: jax.Array
+    right: jax.Array
+    layout: Layout
+
+    @classmethod
+    def make(cls, outer: Outer) -> "Recurrent":
+        """Return gradients of one group, with the steps first."""
+        left, right = (
+            jnp.moveaxis(side[:, 0], 0, 1) for side in (outer.left, outer.right)
+        )
+        return cls(left, right, outer.layout)
+
+    @property
+    def is_better_formed(self) -> bool:
+        """Whether writing the gradients out costs less than working without."""
+        return self.as_outer().is_better_formed
+
+    def squares(self) -> Squares:
+        """Return the squared norms, from Gram matrices."""
+        outer = self.as_outer()
+        value = squared_by_grams(working(outer.left), working(outer.right))
+        by_left, by_right = (
+            measuring.sum_of_squares(side).T[:, None]
+            for side in (self.left, self.right)
+        )
+        length = len(self.left) + self.left.shape[2] + self.right.shape[2]
+        return measuring.of_products(value, by_left, by_right, length)
+
+    def terms(self) -> list[Term]:
+        """Return |left| |right|: the Cauchy-Schwarz inequality."""
+        return self.as_outer().terms()
+
+    def weighted_sum(self, weights: jax.Array) -> jax.Array:
+        """Return the weighted sum by one product over steps and examples."""
+        left, right = working(self.left), working(self.right)
+        rows = weights[:, None].astype(jnp.finfo(left.dtype).dtype)
+        left = jnp.where(rows != 0, left * rows, 0)
+        left, right = joined_positions(left), joined_positions(right)
+        total = jnp.einsum("tm,tn->mn", left, right, precision=HIGHEST)
+        return self.layout.to_weight(total[None])
+
+    def formed(self) -> Formed:
+        """Write the gradients out."""
+        return self.as_outer().formed()
+
+    def as_outer(self) -> Outer:
+        """Return the same gradients with examples first."""
+        left, right = (
+            jnp.moveaxis(side, 1, 0)[:, None] for side in (self.left, self.right)
+        )
+        return Outer(left, right, self.layout)
