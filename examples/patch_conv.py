@@ -74,10 +74,11 @@ def extract_patches(x: jax.Array, size: int, stride: int, padding: int) -> jax.A
     else:
         end = (columns - 1) * stride + 1
         parts = [x[..., i : i + end : stride, :] for i in range(size)]
-    x = jnp.concatenate(parts, axis=-1)
     end = (rows - 1) * stride + 1
-    parts = [x[..., i : i + end : stride, :, :] for i in range(size)]
-    return jnp.concatenate(parts, axis=-1)
+    # One concatenation: XLA would make the second of two once for each of its uses.
+    offsets = range(size)
+    lines = [part[..., i : i + end : stride, :, :] for i in offsets for part in parts]
+    return jnp.concatenate(lines, axis=-1)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

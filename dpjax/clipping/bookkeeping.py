@@ -128,7 +128,7 @@ def _measure(gradients: list[Gradient]) -> tuple[jax.Array, jax.Array]:
     seen = jnp.sum(squares[0], axis=0) > tiny / eps**2
     usual = jnp.isfinite(bounds) & seen
     longest = jax.lax.cond(
-        jnp.isfinite(jnp.sum(bounds)) & jnp.all(seen),
+        jnp.all(usual),
         lambda: jnp.zeros_like(bounds),
         lambda: extremes.bounds([gradient.terms() for gradient in gradients], bounds),
     )
@@ -138,15 +138,13 @@ def _measure(gradients: list[Gradient]) -> tuple[jax.Array, jax.Array]:
 def _kept(factors: list[jax.Array], keep: jax.Array) -> list[jax.Array]:
     """Return the factors, 0 where not kept.
 
-    The branch says nothing that `where` alone would not. But its results are computed
-    once, and not, with all that they come from, in every product that uses them.
+    The division changes nothing. But XLA computes what ends in one once, and does not,
+    with all that it comes from, in every product that uses it.
     """
     distinct = {id(factor): factor for factor in factors}
-    arrays = [jnp.broadcast_to(factor, keep.shape) for factor in distinct.values()]
-    kept = jax.lax.cond(
-        jnp.all(keep),
-        lambda: arrays,
-        lambda: [jnp.where(keep, array, jnp.zeros_like(array)) for array in arrays],
-    )
-    found = dict(zip(distinct, kept, strict=True))
-    return [found[id(factor)] for factor in factors]
+    kept = {}
+    for name, factor in distinct.items():
+        factor = factor.astype(norms.working_dtype(factor.dtype))
+        one = jnp.where(keep, 1, 2).astype(factor.dtype)
+        kept[name] = jnp.where(keep, factor, 0) / one
+    return [kept[id(factor)] for factor in factors]
