@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
+from dpjax import _equations
 from dpjax.clipping import counting
-from dpjax.clipping.tape import equations
 
 
 def shaped(*shape):
@@ -14,7 +14,7 @@ def shaped(*shape):
 
 
 def operations(fun, *args):
-    traced, _ = equations.trace(fun, *args)
+    traced, _ = _equations.trace(fun, *args)
     return counting.operations(traced.jaxpr.eqns)
 
 
@@ -110,7 +110,7 @@ def test_what_no_result_needs_is_not_live():
     def fun(x, y):
         return x @ y, jnp.sin(x), y + 1
 
-    traced, _ = equations.trace(fun, shaped(6, 6), shaped(6, 6))
+    traced, _ = _equations.trace(fun, shaped(6, 6), shaped(6, 6))
     product, sine, total = traced.jaxpr.outvars
     eqns = counting.live(traced.jaxpr, [sine, total])
     assert [eqn.primitive.name for eqn in eqns] == ["sin", "add"]

@@ -14,9 +14,9 @@ from jax.extend import core
 from jax.interpreters import ad, batching
 
 import dpjax
+from dpjax import _equations
 from dpjax.clipping import bookkeeping, contributions, forms, tape, vmapped
 from dpjax.clipping.forms import measuring
-from dpjax.clipping.tape import equations
 
 
 def shaped(*shape, dtype=jnp.float32):
@@ -123,23 +123,23 @@ def unrolled(jaxpr, consts, args):
     """Evaluate a jaxpr without loops, of which XLA counts one step only."""
     env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
     for eqn in jaxpr.eqns:
-        values = [equations.read(env, atom) for atom in eqn.invars]
+        values = [_equations.read(env, atom) for atom in eqn.invars]
         env.update(zip(eqn.outvars, results(eqn, values), strict=True))
-    return [equations.read(env, atom) for atom in jaxpr.outvars]
+    return [_equations.read(env, atom) for atom in jaxpr.outvars]
 
 
 def results(eqn, values):
     params = eqn.params
-    if equations.is_call(eqn):
+    if _equations.is_call(eqn):
         return unrolled(params["jaxpr"].jaxpr, params["jaxpr"].consts, values)
     if eqn.primitive.name == "cond":
         here = [p is None or "cpu" in p for p in params["branches_platforms"]]
         branch = params["branches"][here.index(True)]
         return unrolled(branch.jaxpr, branch.consts, values[1:])
-    if not equations.is_scan(eqn):
-        return equations.apply(eqn, values)
-    first, last = equations.scan_bounds(eqn)
-    carry, steps, body = values[first:last], [], equations.body(eqn)
+    if not _equations.is_scan(eqn):
+        return _equations.apply(eqn, values)
+    first, last = _equations.scan_bounds(eqn)
+    carry, steps, body = values[first:last], [], _equations.body(eqn)
     for i in range(params["length"]):
         now = [*values[:first], *carry, *(xs[i] for xs in values[last:])]
         out = unrolled(body.jaxpr, body.consts, now)

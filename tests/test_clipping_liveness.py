@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
+from dpjax import _equations
 from dpjax.clipping import liveness
-from dpjax.clipping.tape import equations
 
 SQUARE = 4 * 8 * 8
 
@@ -16,7 +16,7 @@ def shaped(*shape):
 
 
 def temporaries(fun, *args):
-    traced, _ = equations.trace(fun, *args)
+    traced, _ = _equations.trace(fun, *args)
     return liveness.temporaries(traced.jaxpr.eqns, traced.jaxpr.outvars)
 
 

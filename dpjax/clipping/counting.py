@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from dpjax.clipping.tape import equations
-from dpjax.clipping.tape.equations import Equation
+from dpjax import _equations
+from dpjax._equations import Equation
 
 _MOVES = {
     "broadcast_in_dim",
@@ -142,7 +142,7 @@ def bodies(eqn: Equation) -> list[tuple[int, core.Jaxpr]]:
         for value in jax.tree.leaves(list(params.values()))
         if isinstance(value, core.ClosedJaxpr | core.Jaxpr)
     ]
-    steps = params["length"] if equations.is_scan(eqn) else 1
+    steps = params["length"] if _equations.is_scan(eqn) else 1
     return [(steps, body) for body in found]
 
 

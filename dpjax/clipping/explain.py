@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from dpjax import _check
+from dpjax import _check, _equations
 from dpjax.clipping import bookkeeping, contributions, counting, liveness, unclipped
 from dpjax.clipping.arguments import (
     Arguments,
@@ -18,7 +18,7 @@ from dpjax.clipping.arguments import (
 )
 from dpjax.clipping.contributions import Gradient
 from dpjax.clipping.explanation import Explanation, Row
-from dpjax.clipping.tape import Seen, Site, equations
+from dpjax.clipping.tape import Seen, Site
 from dpjax.types import ArrayTree, LossFn, Params
 
 
@@ -160,11 +160,13 @@ def _traced(loss: Any, params: Params, batch: Any, batch_size: int) -> _Work:
     def plain(params: Params, batch: Any) -> Any:
         return unclipped.plain_sum(loss, params, batch, None)
 
-    traced, tree = equations.trace(measure, leaves, entries, seen, jnp.ones(batch_size))
+    traced, tree = _equations.trace(
+        measure, leaves, entries, seen, jnp.ones(batch_size)
+    )
     results = [
         jax.tree.leaves(one) for one in jax.tree.unflatten(tree, traced.jaxpr.outvars)
     ]
-    whole, _ = equations.trace(plain, params, batch)
+    whole, _ = _equations.trace(plain, params, batch)
     at_sites = [
         batch_size * _weight_gradient(site, leaves, entries, seen[site.tap])
         for site in found.sites
@@ -179,7 +181,7 @@ def _weight_gradient(site: Site, leaves: Any, entries: Any, seen: Seen) -> int:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), seen
     )
     weights = site.weights(leaves, entries)
-    traced, _ = equations.trace(site.pull_back, one, weights)
+    traced, _ = _equations.trace(site.pull_back, one, weights)
     eqns = counting.live(traced.jaxpr, traced.jaxpr.outvars)
     # What sums over positions sums over the batch with them.
     size = math.prod(traced.jaxpr.outvars[0].aval.shape)

@@ -8,8 +8,8 @@ computed to go in; all other arithmetic is fused into what uses it.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dpjax._equations import Equation
 from dpjax.clipping import counting
-from dpjax.clipping.tape.equations import Equation
 
 _ALIASES = frozenset({"reshape", "squeeze", "expand_dims", "copy", "stop_gradient"})
 

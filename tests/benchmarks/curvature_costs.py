@@ -35,18 +35,29 @@ COMMAND = command.Command(
 )
 
 NUM_EXAMPLES = curvature_probe.NUM_EXAMPLES
-MODELS = {
-    "tanh_cnn": ("main job's CNN", {"batch": NUM_EXAMPLES}, {"batch": 2}),
-    "mlp": (
+MODELS = (
+    ("main job's CNN", "tanh_cnn", {"batch": NUM_EXAMPLES}, {"batch": 2}),
+    (
+        "MLP 784-256-256-10",
+        "mlp",
+        {"batch": 256, "width": 256, "hidden": 2},
+        {"batch": 2, "width": 8},
+    ),
+    (
         "MLP 784-540-540-540-10",
+        "mlp",
         {"batch": NUM_EXAMPLES, "width": 540},
         {"batch": 2, "width": 8},
     ),
-}
+)
+"""What is in the table: its name there, a builder, its sizes, and those of a trial."""
+
+LARGE = MODELS[-1]
 SPECTRUM = {"examples": 10_000, "microbatch": 1000, "probes": 4, "steps": 30}
 TINY_SPECTRUM = {"examples": 8, "microbatch": 4, "probes": 2, "steps": 3}
 
 Run = Mapping[str, Any]
+Model = tuple[str, str, dict[str, int], dict[str, int]]
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -69,7 +80,7 @@ def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
         "settings": {"rounds": options.rounds, "quick": options.quick},
     }
     measures: dict[str, Callable[[programs.Options], Any]] = {
-        "gradients": lambda options: [gradients(name, options) for name in MODELS],
+        "gradients": lambda options: [gradients(model, options) for model in MODELS],
         "tour": lambda _: autodiff_tour.timing(),
         "spectrum": spectrum,
     }
@@ -78,9 +89,9 @@ def measure(flag_values: flags.FlagValues) -> dict[str, Any]:
     return {part: kept.get(part) for part in PARTS} | run | found
 
 
-def gradients(name: str, options: programs.Options) -> dict[str, Any]:
+def gradients(model: Model, options: programs.Options) -> dict[str, Any]:
     """Return a row: products and probes of one model, in its plain gradients."""
-    title, work = _workload(name, options)
+    title, work = _workload(model, options)
     public = curvature.Public(work.batch)
     contestants = {
         "gradient": lambda params, _: jax.grad(work.loss)(params, *work.batch),
@@ -139,7 +150,7 @@ def curvature_of(loss: Callable[..., jax.Array], public: curvature.Public) -> An
 def spectrum(options: programs.Options) -> dict[str, Any]:
     """Return the seconds that the spectrum of the multilayer perceptron takes."""
     sizes = TINY_SPECTRUM if options.quick else SPECTRUM
-    _, work = _workload("mlp", options)
+    _, work = _workload(LARGE, options)
     batch = workloads.mlp(sizes["examples"], 8).batch
     start = time.perf_counter()
     operator = curvature.hessian_operator(
@@ -165,10 +176,12 @@ def main(argv: Sequence[str]) -> None:
     COMMAND.carry_out(argv, measure)
 
 
-def _workload(name: str, options: programs.Options) -> tuple[str, workloads.Workload]:
-    title, sizes, tiny = MODELS[name]
+def _workload(
+    model: Model, options: programs.Options
+) -> tuple[str, workloads.Workload]:
+    title, builder, sizes, tiny = model
     chosen = tiny if options.quick else sizes
-    return title, workloads.BUILDERS[name](**chosen)
+    return title, workloads.BUILDERS[builder](**chosen)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,16 @@ import jax.numpy as jnp
 
 
 class MLP(nn.Module):
-    """Three hidden layers of relu units."""
+    """Hidden layers of relu units."""
 
     width: int
+    hidden: int = 3
     num_classes: int = 10
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map `(..., features)` to logits `(..., num_classes)`."""
-        for _ in range(3):
+        for _ in range(self.hidden):
             x = nn.relu(nn.Dense(self.width)(x))
         return nn.Dense(self.num_classes)(x)
 

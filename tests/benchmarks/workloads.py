@@ -68,9 +68,9 @@ class Workload:
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
 
-def mlp(batch: int, width: int) -> Workload:
-    """Return 784-width-width-width-10."""
-    return _workload(networks.MLP(width), _normal(batch, 784))
+def mlp(batch: int, width: int, hidden: int = 3) -> Workload:
+    """Return an MLP on 784 features with `hidden` layers of `width` units."""
+    return _workload(networks.MLP(width, hidden), _normal(batch, 784))
 
 
 def cnn(batch: int, channels: int, hidden: int) -> Workload:

@@ -18,7 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.clipping.tape import dependence, equations, manual
+from dpjax import _equations
+from dpjax.clipping.tape import dependence, manual
 from dpjax.clipping.tape.dependence import Piece, Source
 from dpjax.clipping.tape.program import Nested, Program, Tap
 from dpjax.clipping.tape.replay import public, replay, zero_probes
@@ -92,7 +93,7 @@ def record(loss: Callable[..., Any], params: Params, example: ArrayTree) -> Tape
         return value + zero.astype(value.dtype), aux
 
     leaves, structure = jax.tree.flatten(params)
-    closed, tree = equations.trace(with_zero, leaves, example, zero)
+    closed, tree = _equations.trace(with_zero, leaves, example, zero)
     inputs = [dependence.parameter(i) for i in range(len(leaves))]
     inputs += [dependence.EXAMPLE] * (len(closed.jaxpr.invars) - len(leaves))
     num_outputs = len(closed.jaxpr.outvars)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend import core
 
-from dpjax.clipping.tape import equations
+from dpjax import _equations
 from dpjax.clipping.tape.views import View, view_of
 
 
@@ -74,7 +74,7 @@ def computed(
 
 
 def of_outputs(
-    eqn: equations.Equation, operands: Sequence[Source], level: int
+    eqn: _equations.Equation, operands: Sequence[Source], level: int
 ) -> list[Source]:
     """Return what the results of a simple equation depend on, inside `level` scans."""
     if any(source.from_example for source in operands):
@@ -96,7 +96,7 @@ def of_outputs(
     return results
 
 
-def _pieces(eqn: equations.Equation, operands: Sequence[Source]) -> tuple[Piece, ...]:
+def _pieces(eqn: _equations.Equation, operands: Sequence[Source]) -> tuple[Piece, ...]:
     """Return the parts of a concatenation, if all are views of leaves, or nothing."""
     if not all(isinstance(source.root, int) for source in operands):
         return ()
@@ -108,7 +108,7 @@ def _pieces(eqn: equations.Equation, operands: Sequence[Source]) -> tuple[Piece,
     return tuple(pieces)
 
 
-def float_view(eqn: equations.Equation) -> View | None:
+def float_view(eqn: _equations.Equation) -> View | None:
     """Return how the equation rearranges its one operand, or `None`."""
     if len(eqn.invars) != 1 or not all(map(is_float, (*eqn.invars, *eqn.outvars))):
         return None

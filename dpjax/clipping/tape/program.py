@@ -10,7 +10,8 @@ from typing import Any
 
 from jax.extend import core
 
-from dpjax.clipping.tape import dependence, equations
+from dpjax import _equations
+from dpjax.clipping.tape import dependence
 from dpjax.clipping.tape.dependence import Source, Sources
 
 
@@ -18,14 +19,14 @@ from dpjax.clipping.tape.dependence import Source, Sources
 class Public:
     """An equation that no example takes part in."""
 
-    eqn: equations.Equation
+    eqn: _equations.Equation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plain:
     """An equation of the example, through which no gradient of a parameter flows."""
 
-    eqn: equations.Equation
+    eqn: _equations.Equation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Tap:
         the sum that this tap's result only goes into.
     """
 
-    eqn: equations.Equation | None
+    eqn: _equations.Equation | None
     invars: tuple[Any, ...]
     outvars: tuple[Any, ...]
     sources: tuple[Source, ...]
@@ -82,19 +83,19 @@ class Nested:
       invars: what the body takes (a copy of a weight that it takes for data).
     """
 
-    eqn: equations.Equation
+    eqn: _equations.Equation
     program: "Program"
     invars: tuple[Any, ...]
 
     @property
     def is_scan(self) -> bool:
         """Whether it is a scan."""
-        return equations.is_scan(self.eqn)
+        return _equations.is_scan(self.eqn)
 
     @property
     def bounds(self) -> tuple[int, int]:
         """Where the carry of a scan begins and where it ends among its operands."""
-        return equations.scan_bounds(self.eqn)
+        return _equations.scan_bounds(self.eqn)
 
 
 Step = Public | Plain | Tap | Nested

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from dpjax.clipping.tape import dependence, equations
-from dpjax.clipping.tape.equations import Env
+from dpjax import _equations
+from dpjax._equations import Env
+from dpjax.clipping.tape import dependence
 from dpjax.clipping.tape.guard import guarded
 from dpjax.clipping.tape.program import Nested, Plain, Program, Public, Tap
 
@@ -24,7 +25,7 @@ def public(program: Program, env: Env) -> Needs:
     nested = []
     for step in program.steps:
         if isinstance(step, Public):
-            equations.bind(step.eqn, env)
+            _equations.bind(step.eqn, env)
         elif isinstance(step, Nested):
             run = _public_scan if step.is_scan else _public_remat
             nested.append(run(step, env))
@@ -51,16 +52,16 @@ def replay(
     pending, added, records = iter(nested), iter(probes), []
     for step in program.steps:
         if isinstance(step, Plain):
-            equations.bind(step.eqn, env)
+            _equations.bind(step.eqn, env)
         elif isinstance(step, Tap):
             records.append(_replay_tap(step, env, next(added)))
         elif isinstance(step, Nested):
             run = _replay_scan if step.is_scan else _replay_remat
             records.append(run(step, env, next(pending), next(added)))
         elif dependence.float_view(step.eqn) and step.eqn.invars[0] in env:
-            equations.bind(step.eqn, env)
+            _equations.bind(step.eqn, env)
     outputs = [
-        equations.read(env, var) if isinstance(var, core.Literal) else env.get(var)
+        _equations.read(env, var) if isinstance(var, core.Literal) else env.get(var)
         for var in program.outvars
     ]
     return outputs, records
@@ -85,8 +86,8 @@ def zero_probes(program: Program) -> list[Any]:
 
 
 def _replay_tap(tap: Tap, env: Env, probes: list[Any]) -> list[Any]:
-    values = [equations.read(env, atom) for atom in tap.invars]
-    results = values if tap.eqn is None else equations.apply(tap.eqn, values)
+    values = [_equations.read(env, atom) for atom in tap.invars]
+    results = values if tap.eqn is None else _equations.apply(tap.eqn, values)
     for i, probe in zip(tap.probed, probes, strict=True):
         results[i] = guarded(results[i] + probe)
     env.update(zip(tap.outvars, results, strict=True))
@@ -98,7 +99,7 @@ def _public_remat(step: Nested, env: Env) -> Needs:
     needs = public(step.program, inner)
     for var, inside in zip(step.eqn.outvars, step.program.outvars, strict=True):
         if not step.program.from_example(inside):
-            env[var] = equations.read(inner, inside)
+            env[var] = _equations.read(inner, inside)
     return needs
 
 
@@ -140,7 +141,7 @@ def _public_scan(step: Nested, env: Env) -> Needs:
 
     def body(carry: list[Any], xs: list[Any]) -> Any:
         values, inner = evaluate(carry, xs)
-        outs = {i: equations.read(inner, program.outvars[i]) for i in outputs}
+        outs = {i: _equations.read(inner, program.outvars[i]) for i in outputs}
         ys = ([values[i] for i in emitted], [outs[i] for i in ys_out])
         return [outs[i] for i in carry_out], ys
 
@@ -225,7 +226,7 @@ def _inputs(step: Nested, env: Env, *, from_example: bool) -> Env:
     """Return what a body takes from the example, or from the public part."""
     pairs = zip(step.program.invars, step.invars, strict=True)
     return {
-        var: equations.read(env, atom)
+        var: _equations.read(env, atom)
         for var, atom in pairs
         if step.program.from_example(var) == from_example
     }

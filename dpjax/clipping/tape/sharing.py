@@ -13,7 +13,7 @@ from typing import Any
 
 from jax.extend import core
 
-from dpjax.clipping.tape import equations
+from dpjax import _equations
 from dpjax.clipping.tape.program import Step, Tap
 
 _REARRANGING = frozenset(
@@ -80,7 +80,7 @@ class _Names:
             self._uses.setdefault(atom, []).append(use)
 
     def _sent_back(
-        self, i: int, eqn: equations.Equation, j: int, sent: tuple[int, ...]
+        self, i: int, eqn: _equations.Equation, j: int, sent: tuple[int, ...]
     ) -> int:
         """Return the number of what equation `i` sends back to its operand `j`."""
         name, aval = eqn.primitive.name, _kind(eqn.invars[j])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dpjax.clipping.tape import equations
+from dpjax import _equations
 from dpjax.clipping.tape.dependence import Source
 from dpjax.clipping.tape.guard import unmarked
 from dpjax.clipping.tape.program import Nested, Program, Tap
@@ -114,7 +114,7 @@ def _results(tap: Tap, weights: list[Any], inputs: list[Any]) -> list[jax.Array]
         for i, atom in enumerate(tap.invars)
     ]
     assert tap.eqn is not None
-    found = equations.apply(tap.eqn, values)
+    found = _equations.apply(tap.eqn, values)
     return [found[i] for i in tap.outputs]
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from jax.extend import core
 
-from dpjax.clipping.tape import dependence, equations
+from dpjax import _equations
+from dpjax.clipping.tape import dependence
 from dpjax.clipping.tape.dependence import EXAMPLE, Source, Sources
 from dpjax.clipping.tape.program import Nested, Plain, Program, Public, Step, Tap
 from dpjax.clipping.tape.sharing import with_shared_cotangents
@@ -63,10 +64,10 @@ class _Splitter:
         self.active = dependence.active_variables(jaxpr, active)
         self.steps: list[Step] = []
 
-    def add(self, eqn: equations.Equation) -> None:
-        if equations.is_scan(eqn):
+    def add(self, eqn: _equations.Equation) -> None:
+        if _equations.is_scan(eqn):
             self._add_scan(eqn)
-        elif equations.is_remat(eqn):
+        elif _equations.is_remat(eqn):
             self._add_remat(eqn)
         else:
             self._add_simple(eqn)
@@ -105,7 +106,7 @@ class _Splitter:
             for atom in atoms
         ]
 
-    def _is_weight_view(self, eqn: equations.Equation) -> bool:
+    def _is_weight_view(self, eqn: _equations.Equation) -> bool:
         is_view = dependence.float_view(eqn) is not None
         return is_view and self.sources[eqn.outvars[0]].is_weight
 
@@ -119,10 +120,10 @@ class _Splitter:
             return step.invars
         return _scan_reads(step) if step.is_scan else ()
 
-    def _is_active(self, eqn: equations.Equation) -> bool:
+    def _is_active(self, eqn: _equations.Equation) -> bool:
         return bool(self.active.intersection(eqn.outvars))
 
-    def _add_simple(self, eqn: equations.Equation) -> None:
+    def _add_simple(self, eqn: _equations.Equation) -> None:
         operands = self._of(eqn.invars)
         results = dependence.of_outputs(eqn, operands, self.level)
         self.sources.update(zip(eqn.outvars, results, strict=True))
@@ -134,8 +135,8 @@ class _Splitter:
         else:
             self.steps.append(Plain(eqn))
 
-    def _add_remat(self, eqn: equations.Equation) -> None:
-        closed = equations.body(eqn)
+    def _add_remat(self, eqn: _equations.Equation) -> None:
+        closed = _equations.body(eqn)
         inputs = [
             _entering(source, var)
             for source, var in zip(
@@ -147,9 +148,9 @@ class _Splitter:
         program = split(closed, inputs, active, as_data, self.level)
         self._add_nested(eqn, program, tuple(eqn.invars))
 
-    def _add_scan(self, eqn: equations.Equation) -> None:
-        closed = equations.body(eqn)
-        first, last = equations.scan_bounds(eqn)
+    def _add_scan(self, eqn: _equations.Equation) -> None:
+        closed = _equations.body(eqn)
+        first, last = _equations.scan_bounds(eqn)
         inputs = [
             _stepping(source, var, varies=i >= first, carried=first <= i < last)
             for i, (source, var) in enumerate(
@@ -169,7 +170,7 @@ class _Splitter:
         self._add_nested(eqn, program, invars)
 
     def _add_nested(
-        self, eqn: equations.Equation, program: Program, invars: tuple[Any, ...]
+        self, eqn: _equations.Equation, program: Program, invars: tuple[Any, ...]
     ) -> None:
         has_example = any(not isinstance(step, Public) for step in program.steps)
         constant = Source(stack=(False,) * program.level)

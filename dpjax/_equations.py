@@ -64,8 +64,7 @@ def bind(eqn: Equation, env: Env) -> None:
     """Evaluate one equation and write its results into `env`."""
     values = [read(env, atom) for atom in eqn.invars]
     if is_call(eqn):
-        called: Any = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-        closed = called if isinstance(called, core.ClosedJaxpr) else _close(called)
+        closed = called(eqn)
         results = evaluate(closed.jaxpr, closed.consts, values)
     else:
         results = apply(eqn, values)
@@ -93,6 +92,12 @@ def read(env: Env, atom: Any) -> Any:
 def is_call(eqn: Equation) -> bool:
     """Whether the equation only calls a jaxpr."""
     return eqn.primitive.name in _CALLS
+
+
+def called(eqn: Equation) -> core.ClosedJaxpr:
+    """Return what a call calls."""
+    inner: Any = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    return inner if isinstance(inner, core.ClosedJaxpr) else _close(inner)
 
 
 def is_scan(eqn: Equation) -> bool:
