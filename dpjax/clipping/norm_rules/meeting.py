@@ -61,10 +61,13 @@ def _sum_of_steps(value: jax.Array) -> jax.Array:
     Scans write them one after the other, and within each the examples side by side:
     a CPU takes up to 50 times as long to reduce such an axis.
     """
-    steps = jnp.moveaxis(value, 2, 0)
+    # Without axes of length one, XLA finds the array that it has already.
+    short = [n for axis, n in enumerate(value.shape) if n > 1 or axis == 2]
+    place = sum(n > 1 for n in value.shape[:2])
+    steps = jnp.moveaxis(value.reshape(short), place, 0)
     rows = steps.reshape(len(steps), math.prod(steps.shape[1:]))
     total = jnp.dot(jnp.ones(len(steps), value.dtype), rows, precision="highest")
-    return total.reshape(steps.shape[1:])
+    return total.reshape(*value.shape[:2], *value.shape[3:])
 
 
 Rule = Callable[[Meeting], Form | None]
