@@ -74,7 +74,10 @@ def _blocks(run: dict[str, Any]) -> Iterator[str]:
     if run["gradients"]:
         yield from _gradient_blocks(run["gradients"], run["settings"]["contestants"])
     if run["steps"]:
-        yield "A whole step of SGD with momentum, private against plain:"
+        yield (
+            "A whole step of SGD with momentum, private against plain, and what one "
+            "more draw of noise takes:"
+        )
         yield _steps(run["steps"])
     if run["scaling"]:
         yield "Growth of the time of one gradient, as an exponent of the size:"

@@ -16,7 +16,7 @@ from dpjax.clipping.tape.guard import unmarked
 _ROOM = 16
 """Examples for each position whose row came before, where these are few."""
 
-_TOGETHER = 32
+_TOGETHER = 16
 """Positions that are counted by one kernel."""
 
 
@@ -50,9 +50,12 @@ class Rows:
         """Return the sum over t, s with the same row of value_t . value_s."""
         values = working(self.values)
         met = _times_met(self.index)
-        products = _seldom_met if self._meets_seldom else _met
-        parts = products(self.index, met, values)
-        by_position = measuring.sum_of_squares(values)[:, None]
+        by_position = measuring.sum_of_squares(values)
+        if self._meets_seldom:
+            parts = _seldom_met(self.index, met, values, by_position)
+        else:
+            parts = _met(self.index, values)
+        by_position = by_position[:, None]
         length = values.shape[1] + values.shape[2]
         found = measuring.of_products(parts, by_position, by_position, length)
         # Rows are added up one after the other. Where m equal vectors meet in a row,
@@ -146,22 +149,29 @@ def _times_met(index: jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, positions, add, none, unroll=together)
 
 
-def _met(index: jax.Array, met: jax.Array, values: jax.Array) -> jax.Array:
+def _met(index: jax.Array, values: jax.Array) -> jax.Array:
     """Return for each position t the sum over s of the same row of value_t . value_s.
 
     Args:
       index: rows, `(batch, positions)`.
-      met: positions that have the row of t, t itself among them: `(batch, positions)`.
       values: `(batch, positions, columns)`.
     """
-    del met
     same = (index[:, :, None] == index[:, None, :]).astype(values.dtype)
     summed = jnp.einsum("bts,bsn->btn", same, values, precision=HIGHEST)
     return jnp.sum(summed * values, axis=-1)
 
 
-def _seldom_met(index: jax.Array, met: jax.Array, values: jax.Array) -> jax.Array:
-    """Return the same by way of the positions that share a row, where they are few."""
+def _seldom_met(
+    index: jax.Array, met: jax.Array, values: jax.Array, by_position: jax.Array
+) -> jax.Array:
+    """Return the same by way of the positions that share a row, where they are few.
+
+    Args:
+      index: rows, `(batch, positions)`.
+      met: positions that have the row of t, t itself among them: `(batch, positions)`.
+      values: `(batch, positions, columns)`.
+      by_position: their squared norms, `(batch, positions)`.
+    """
     batch, positions = index.shape
     shared = met > 1
     room = min(max(2, batch // _ROOM), shared.size)
@@ -179,12 +189,12 @@ def _seldom_met(index: jax.Array, met: jax.Array, values: jax.Array) -> jax.Arra
             precision=HIGHEST,
         )
         found = jnp.sum(summed * values[example, position], axis=-1)
-        return measuring.sum_of_squares(values).at[example, position].add(found)
+        return by_position.at[example, position].add(found)
 
     def many() -> jax.Array:
         # Piece by piece: else what is seldom needed would be a step's largest array.
         def piece(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-            return _met(pair[0], met, pair[1])
+            return _met(*pair)
 
         size = next(n for n in range(min(_ROOM, batch), 0, -1) if batch % n == 0)
         pieces = (x.reshape(batch // size, size, *x.shape[1:]) for x in (index, values))
