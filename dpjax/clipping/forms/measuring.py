@@ -74,10 +74,12 @@ def _of_a_kind(leaves: list[Squares]) -> tuple[jax.Array, jax.Array]:
         return None if arrays[0] is None else jnp.stack(arrays)
 
     value, left, right = map(stacked, ("value", "left", "right"))
-    scale = None if left is None else jnp.sum(left, axis=-1)
+    products = left
     if left is not None and right is not None:
-        # A product: to multiply and to reduce takes a CPU several times as long.
-        scale = jnp.einsum("lbp,lbp->lb", left, right, precision=HIGHEST)
+        # No product is negative. But to multiply and then to add up, with nothing
+        # between, takes XLA's library for CPUs several times as long.
+        products = jnp.maximum(left * right, 0)
+    scale = None if products is None else jnp.sum(products, axis=-1)
     found = scale if value is None else jnp.maximum(jnp.sum(value, axis=-1), 0)
     assert found is not None
 

@@ -50,12 +50,11 @@ class Rows:
         """Return the sum over t, s with the same row of value_t . value_s."""
         values = working(self.values)
         met = _times_met(self.index)
-        by_position = measuring.sum_of_squares(values)
         if self._meets_seldom:
-            parts = _seldom_met(self.index, met, values, by_position)
+            parts = _seldom_met(self.index, met, values)
         else:
             parts = _met(self.index, values)
-        by_position = by_position[:, None]
+        by_position = measuring.sum_of_squares(values)[:, None]
         length = values.shape[1] + values.shape[2]
         found = measuring.of_products(parts, by_position, by_position, length)
         # Rows are added up one after the other. Where m equal vectors meet in a row,
@@ -161,16 +160,13 @@ def _met(index: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.sum(summed * values, axis=-1)
 
 
-def _seldom_met(
-    index: jax.Array, met: jax.Array, values: jax.Array, by_position: jax.Array
-) -> jax.Array:
+def _seldom_met(index: jax.Array, met: jax.Array, values: jax.Array) -> jax.Array:
     """Return the same by way of the positions that share a row, where they are few.
 
     Args:
       index: rows, `(batch, positions)`.
       met: positions that have the row of t, t itself among them: `(batch, positions)`.
       values: `(batch, positions, columns)`.
-      by_position: their squared norms, `(batch, positions)`.
     """
     batch, positions = index.shape
     shared = met > 1
@@ -189,7 +185,9 @@ def _seldom_met(
             precision=HIGHEST,
         )
         found = jnp.sum(summed * values[example, position], axis=-1)
-        return by_position.at[example, position].add(found)
+        # Measured again: what is kept for a branch is written out before, with all
+        # that it comes from.
+        return measuring.sum_of_squares(values).at[example, position].add(found)
 
     def many() -> jax.Array:
         # Piece by piece: else what is seldom needed would be a step's largest array.
