@@ -62,8 +62,8 @@ def _sum_of_steps(value: jax.Array) -> jax.Array:
     a CPU takes up to 50 times as long to reduce such an axis.
     """
     # Without axes of length one, XLA finds the array that it has already.
-    short = [n for axis, n in enumerate(value.shape) if n > 1 or axis == 2]
-    place = sum(n > 1 for n in value.shape[:2])
+    short = [n for axis, n in enumerate(value.shape) if n != 1 or axis == 2]
+    place = sum(n != 1 for n in value.shape[:2])
     steps = jnp.moveaxis(value.reshape(short), place, 0)
     rows = steps.reshape(len(steps), math.prod(steps.shape[1:]))
     total = jnp.dot(jnp.ones(len(steps), value.dtype), rows, precision="highest")
