@@ -72,6 +72,29 @@ def gates(params, x):
     return jnp.sum(lax.scan(step, jnp.zeros(7), x)[0])
 
 
+def test_a_reshaped_kernel_of_a_cell_is_not_written_out():
+    def loss(params, x):
+        w = params["w"].reshape(8, 8)
+
+        def step(h, x_t):
+            return jnp.tanh(x_t @ w + h @ w), None
+
+        return jnp.sum(lax.scan(step, jnp.zeros(8), x)[0])
+
+    random = np.random.default_rng(0)
+    params = {"w": jnp.asarray(random.normal(size=64), jnp.float32)}
+    x = jnp.asarray(random.normal(size=(5, 3, 8)), jnp.float32)
+    (row,) = dpjax.explain(loss, params, x).rows
+    assert row.rule.startswith("Gram matrices")
+
+
+def test_an_empty_batch_of_look_ups_in_a_large_table_gives_zero():
+    grads = fast(lambda table, i: jnp.sum(jnp.tanh(table[i])))(
+        jnp.ones((500, 3)), jnp.zeros((0, 2), int)
+    )
+    np.testing.assert_array_equal(grads.sum, np.zeros((500, 3)))
+
+
 def test_kernels_that_meet_the_data_side_by_side_are_summed_by_one_product():
     random = np.random.default_rng(0)
     params = {k: jnp.asarray(random.normal(size=(12, 7)), jnp.float32) for k in "ifg"}

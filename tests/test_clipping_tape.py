@@ -293,6 +293,48 @@ def test_products_that_are_cut_otherwise_have_cotangents_of_their_own(other):
         np.testing.assert_allclose(fast, slow, atol=1e-5)
 
 
+def doubled(params, x):
+    """Both uses of the last product are of one sum."""
+    other = 3.0 * (x @ params["w"])
+    product = x @ params["u"]
+    return jnp.sum((product + product) + other)
+
+
+def doubled_of_another_shape(params, x):
+    other = 3.0 * (x @ params["w"])
+    product = x @ params["u"][:, :3]
+    return jnp.sum(other) + jnp.sum(product + product)
+
+
+def doubled_in_scan(params, x):
+    def step(h, x_t):
+        other = 2.0 * (x_t @ params["w"])
+        product = x_t @ params["u"]
+        return jnp.tanh(other + h), product + product
+
+    h, rows = lax.scan(step, params["b"], jnp.stack([x, 2 * x, -x]))
+    return jnp.sum(h) + jnp.sum(rows)
+
+
+def unread_in_scan(params, x):
+    """The body of the scan does not read the example that it is given."""
+
+    def step(h, x_t):
+        del x_t
+        return jnp.tanh(h @ params["u"]), None
+
+    return jnp.sum(lax.scan(step, params["b"], x)[0] * x)
+
+
+@pytest.mark.parametrize(
+    "loss", [doubled, doubled_of_another_shape, doubled_in_scan, unread_in_scan]
+)
+def test_what_is_used_twice_or_never_is_told_apart(loss):
+    batch = jnp.stack([ROW, -ROW, 3 * ROW])
+    for fast, slow in zip(*clipped_by_both(loss, GATES, batch), strict=True):
+        np.testing.assert_allclose(fast, slow, atol=1e-5)
+
+
 @jax.custom_vjp
 def two_results(w, x):
     return w * x, jnp.sin(w) + x

@@ -201,7 +201,9 @@ def _meeting(site: Site, seen: Seen) -> Meeting:
 def _without_transposes(use: Gradient) -> Gradient:
     """Describe a form in the axes of the leaf, where only transposes are between."""
     form, views = use.form, list(use.views)
-    form = form.as_outer() if isinstance(form, Part | Recurrent) else form
+    if isinstance(form, Part | Recurrent):
+        form = form.as_outer()
+        use = dataclasses.replace(use, form=form)
     if not isinstance(form, Outer | Rows) or form.layout.stack:
         return use
     layout: Layout | None = form.layout

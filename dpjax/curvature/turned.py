@@ -24,6 +24,8 @@ def without_transposes(
 ) -> Callable[[ArrayTree], ArrayTree]:
     """Return the same function, without transposes of products of two arrays.
 
+    Those inside of loops and branches stay as they are.
+
     Args:
       function: of one pytree; traced once.
       like: its argument, or arrays of the same types.
@@ -84,6 +86,8 @@ def _transposed_products(jaxpr: core.Jaxpr) -> dict[Any, Equation]:
 def _exchanges(permutation: Sequence[int], product: Equation) -> bool:
     """Whether a permutation puts the axes of a product's second factor first."""
     if product.params.get("out_sharding") is not None:
+        return False
+    if isinstance(product.params["precision"], jax.lax.DotAlgorithm):
         return False
     contracting, batch = product.params["dimension_numbers"]
     factors: Sequence[Any] = product.invars

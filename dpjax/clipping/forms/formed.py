@@ -119,7 +119,7 @@ def _product(value: jax.Array, weights: jax.Array) -> jax.Array:
     """Sum finite rows by a product, which needs no copy of the weights beside them."""
     value = working(value)
     flat = value.reshape(value.shape[0], math.prod(value.shape[1:]))
-    total = jnp.dot(flat.T, weights.astype(value.dtype), precision="highest")
+    total = jnp.dot(weights.astype(value.dtype), flat, precision="highest")
     return total.reshape(value.shape[1:])
 
 

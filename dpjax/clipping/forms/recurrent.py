@@ -15,7 +15,7 @@ from dpjax.clipping.forms import measuring
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, working
-from dpjax.clipping.forms.outer import Outer, joined_positions, squared_by_grams
+from dpjax.clipping.forms.outer import Outer, squared_by_grams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Recurrent:
         left, right = working(self.left), working(self.right)
         rows = weights[:, None].astype(jnp.finfo(left.dtype).dtype)
         left = jnp.where(rows != 0, left * rows, 0)
-        left, right = joined_positions(left), joined_positions(right)
-        total = jnp.einsum("tm,tn->mn", left, right, precision=HIGHEST)
+        # Steps and examples are not joined: examples may be spread over devices.
+        total = jnp.einsum("tbm,tbn->mn", left, right, precision=HIGHEST)
         return self.layout.to_weight(total[None])
 
     def formed(self) -> Formed:

@@ -60,7 +60,8 @@ class Rows:
         # Rows are added up one after the other. Where m equal vectors meet in a row,
         # their rounding adds up too, to m ulp of a square that is m^2 times one's.
         eps = float(jnp.finfo(values.dtype).eps)
-        return found._replace(right=1 + (2 * eps / found.relative) * jnp.square(met))
+        squared = jnp.square(met.astype(values.dtype))
+        return found._replace(right=1 + (2 * eps / found.relative) * squared)
 
     def terms(self) -> list[Term]:
         """Return the root of positions times |values|."""
@@ -194,7 +195,8 @@ def _seldom_met(index: jax.Array, met: jax.Array, values: jax.Array) -> jax.Arra
         def piece(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
             return _met(*pair)
 
-        size = next(n for n in range(min(_ROOM, batch), 0, -1) if batch % n == 0)
+        most = max(1, min(_ROOM, batch))
+        size = next(n for n in range(most, 0, -1) if batch % n == 0)
         pieces = (x.reshape(batch // size, size, *x.shape[1:]) for x in (index, values))
         return jax.lax.map(piece, tuple(pieces)).reshape(batch, positions)
 

@@ -38,8 +38,8 @@ class Tap:
       invars: its operands.
       outvars: its results.
       sources: what each operand depends on.
-      shared: the result of another tap that has the same cotangent, if there is one:
-        the sum that this tap's result only goes into.
+      shared: the result of another tap that has the same cotangent and writes it down
+        for this one, if there is one.
     """
 
     eqn: _equations.Equation | None

@@ -73,7 +73,7 @@ class _Names:
     def of(self, var: Any) -> int:
         """Return the number of a variable's cotangent."""
         uses = self._uses.get(var, [])
-        return uses[0] if len(uses) == 1 else self._number(tuple(sorted(uses)))
+        return uses[0] if len(uses) == 1 else self._number(("sum", *sorted(uses)))
 
     def _add(self, atom: Any, use: int) -> None:
         if not isinstance(atom, core.Literal):
@@ -87,8 +87,8 @@ class _Names:
         if name in ("add", "add_any") and aval == _kind(eqn.outvars[0]):
             return sent[0]
         if name in _REARRANGING and len(eqn.invars) == 1:
-            return self._number((name, repr(eqn.params), aval, sent))
-        return self._number((i, j))
+            return self._number(("moved", name, repr(eqn.params), aval, sent))
+        return self._number(("operand", i, j))
 
     def _number(self, key: Hashable) -> int:
         return self._numbers.setdefault(key, len(self._numbers))

@@ -172,7 +172,8 @@ class _Splitter:
     def _add_nested(
         self, eqn: _equations.Equation, program: Program, invars: tuple[Any, ...]
     ) -> None:
-        has_example = any(not isinstance(step, Public) for step in program.steps)
+        has_example = any(source.from_example for source in self._of(eqn.invars))
+        has_example |= any(not isinstance(step, Public) for step in program.steps)
         constant = Source(stack=(False,) * program.level)
         for var, inner in zip(eqn.outvars, program.outvars, strict=True):
             is_literal = isinstance(inner, core.Literal)
