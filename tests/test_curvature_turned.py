@@ -123,7 +123,7 @@ def transposes(function, *args):
 
 
 @pytest.mark.parametrize("make", TURNED)
-def test_no_transpose_of_a_product_is_left(make):
+def test_fewer_transposes_are_left_in_the_derivative_of_a_gradient(make):
     loss, params = make()
     gradient = jax.grad(loss)
     function = turned.without_transposes(gradient, params)
