@@ -17,7 +17,7 @@ import data
 import jax.numpy as jnp
 import train_flags
 from absl import app, flags, logging
-from endings import end
+from endings import end, interruptible
 
 from dpjax import report, training
 from dpjax.auditing import AuditReport, ExampleCanaries, GradientCanaries
@@ -217,6 +217,7 @@ def page_path(flag_values: flags.FlagValues) -> pathlib.Path:
     return pathlib.Path(run_dir) / "audit.html"
 
 
+@interruptible("audit.py")
 def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Audit, and write the page; what goes wrong ends the script in one line."""
     try:
@@ -233,8 +234,6 @@ def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         end("audit.py", error, 1)
     except (data.DataError, ValueError, TypeError) as error:
         end("audit.py", error)
-    except KeyboardInterrupt:
-        end("audit.py", "interrupted", 130)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ import objectives
 import scattering
 import train_flags
 from absl import app, flags, logging
-from endings import end
+from endings import end, interruptible
 
 from dpjax import report, training
 from dpjax.curvature import Private, Public
@@ -178,6 +178,7 @@ def write(flag_values: flags.FlagValues = flags.FLAGS) -> pathlib.Path:
     return report.write_curvature_report(page, studies)
 
 
+@interruptible("curvature.py")
 def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Write the page; what goes wrong ends the script in one line."""
     try:
@@ -186,8 +187,6 @@ def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         end("curvature.py", error, 1)
     except (data.DataError, ValueError, TypeError) as error:
         end("curvature.py", error)
-    except KeyboardInterrupt:
-        end("curvature.py", "interrupted", 130)
 
 
 def main(argv: Sequence[str]) -> None:

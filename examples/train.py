@@ -29,7 +29,7 @@ import searching
 import train_flags
 import tuning
 from absl import app, flags, logging
-from endings import end
+from endings import end, interruptible
 
 from dpjax import accounting, report, training
 from dpjax.noise import keys
@@ -162,6 +162,7 @@ def _evaluation(
     )
 
 
+@interruptible("train.py")
 def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Train, then write the report; what goes wrong ends the script in one line."""
     if flag_values["run_dir"].value is None:
@@ -180,8 +181,6 @@ def run(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         end("train.py", error, 1)
     except (data.DataError, ValueError) as error:
         end("train.py", error)
-    except KeyboardInterrupt:
-        end("train.py", "interrupted", 130)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,13 +1,18 @@
-"""Ctrl-C and SIGTERM, put off until the step at hand is done."""
+"""Ctrl-C and SIGTERM: put off until the step at hand is done, and never lost."""
 
+import _thread
 import contextlib
 import dataclasses
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_AGAIN_AFTER = 0.05
+"""Seconds until a lost Ctrl-C is sent again: long enough to be out of the callback."""
 
 
 class Interrupted(SystemExit):
@@ -59,6 +64,30 @@ def deferred() -> Iterator[Pending]:
         yield pending
     finally:
         _reinstate(before)
+
+
+@contextlib.contextmanager
+def sent_again() -> Iterator[None]:
+    """Send a Ctrl-C again that Python could not raise.
+
+    An exception in a callback of the garbage collector or of a weak reference is
+    printed and forgotten. JAX has many such callbacks, and they are where a signal is
+    taken that arrives during a collection: without this, a Ctrl-C while a loss is
+    traced has no effect now and then.
+    """
+    before = sys.unraisablehook
+
+    def send_again(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            threading.Timer(_AGAIN_AFTER, _thread.interrupt_main).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = send_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _reinstate(handlers: dict) -> None:

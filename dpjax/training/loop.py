@@ -176,9 +176,10 @@ def fit(
     )
     if not processes.is_first():
         request = dataclasses.replace(request, run_dir=None)
-    plan = make_plan(request)
-    processes.check_same(arguments=plan.config, data=plan.private["data"])
     with contextlib.ExitStack() as stack:
+        stack.enter_context(interrupts.sent_again())
+        plan = make_plan(request)
+        processes.check_same(arguments=plan.config, data=plan.private["data"])
         with processes.together():
             charging.check(plan)
             records = stack.enter_context(journal.opened(plan))
