@@ -125,6 +125,15 @@ def body(eqn: Equation) -> core.ClosedJaxpr:
     return flatten(inner if isinstance(inner, core.ClosedJaxpr) else _close(inner))
 
 
+def jaxprs_in(eqn: Equation) -> list[core.Jaxpr]:
+    """Return the jaxprs among an equation's parameters."""
+    return [
+        value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+        for value in jax.tree.leaves(list(eqn.params.values()))
+        if isinstance(value, core.ClosedJaxpr | core.Jaxpr)
+    ]
+
+
 def _close(jaxpr: core.Jaxpr) -> core.ClosedJaxpr:
     return core.ClosedJaxpr(jaxpr, ())
 

@@ -133,15 +133,11 @@ def bodies(eqn: Equation) -> list[tuple[int, core.Jaxpr]]:
     name, params = eqn.primitive.name, eqn.params
     if name.startswith(("scatter", *SUMS, *WINDOWS)):
         return []
+    found = _equations.jaxprs_in(eqn)
     if name == "cond" and params.get("branches_platforms") is not None:
         here = jax.default_backend()
         chosen = [p is None or here in p for p in params["branches_platforms"]]
-        params = {"branch": params["branches"][chosen.index(True)]}
-    found = [
-        value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
-        for value in jax.tree.leaves(list(params.values()))
-        if isinstance(value, core.ClosedJaxpr | core.Jaxpr)
-    ]
+        found = [found[chosen.index(True)]]
     steps = params["length"] if _equations.is_scan(eqn) else 1
     return [(steps, body) for body in found]
 

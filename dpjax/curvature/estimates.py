@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dp_accounting
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dpjax import _check
 from dpjax.curvature import loops, vectors
-from dpjax.curvature.matvec import as_matvec
+from dpjax.curvature.matvec import MatVec, as_matvec
 from dpjax.types import ArrayTree, KeyLike
 
 
@@ -55,7 +55,8 @@ def trace(
       like: pytree of real floating-point arrays or `ShapeDtypeStruct`s.
       key: of the probes. Two estimates with one key share them. It may be that of the
         training: noise and sampling have streams of their own.
-      num_probes: how many products, >= 1.
+      num_probes: how many products, >= 1. Of an operator that knows its quadratic
+        form, these are taken, and no product.
       batch_size: how many at the same time; None is one after the other.
 
     Returns:
@@ -74,8 +75,15 @@ def trace(
     >>> print(estimate.value, estimate.stderr)
     6.0 0.0
     """
-    samples = _samples(vectors.dot, matvec, like, key, num_probes, batch_size)
-    return sample_mean(samples, as_matvec(matvec).event)
+    operator = as_matvec(matvec)
+    if operator.form is None:
+        samples = _samples(vectors.dot, matvec, like, key, num_probes, batch_size)
+    else:
+        space, probe_keys = vectors.space_of(like), _keys(key, like, num_probes)
+        if batch_size is not None:
+            _check.integer("batch_size", batch_size, minimum=1)
+        samples = _forms(space, batch_size, operator, probe_keys)
+    return sample_mean(samples, operator.event)
 
 
 def frobenius_squared(
@@ -153,10 +161,29 @@ def _samples(
     num_probes: int,
     batch_size: int | None,
 ) -> jax.Array:
-    count = _check.integer("num_probes", num_probes, minimum=1)
     process = _Quadratic(vectors.space_of(like), statistic)
-    probe_keys = jax.random.split(vectors.probe_key(key, like), count)
+    probe_keys = _keys(key, like, num_probes)
     return loops.run(process, matvec, probe_keys, batch_size=batch_size)
+
+
+def _keys(key: KeyLike, like: ArrayTree, num_probes: int) -> jax.Array:
+    """Return a key a probe."""
+    count = _check.integer("num_probes", num_probes, minimum=1)
+    return jax.random.split(vectors.probe_key(key, like), count)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _forms(
+    space: vectors.Space, batch_size: int | None, matvec: MatVec, keys: jax.Array
+) -> jax.Array:
+    """Return v.Av of one probe a key."""
+
+    def one(key: jax.Array) -> jax.Array:
+        form: Any = matvec.form
+        value = form(vectors.signs(space, key), *matvec.operands)
+        return jnp.asarray(value, space.dtype)
+
+    return loops.in_turn(one, space, keys, batch_size)
 
 
 @dataclasses.dataclass(frozen=True)

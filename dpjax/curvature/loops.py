@@ -93,11 +93,24 @@ def _traced(
         state, _ = jax.lax.scan(step, state, length=process.num_products)
         return process.result(state)
 
-    with meshes.context(process.space.like):
+    return in_turn(one, process.space, arguments, batch_size)
+
+
+def in_turn(
+    one: Callable[[Any], Any],
+    space: vectors.Space,
+    arguments: ArrayTree,
+    batch_size: int | None,
+) -> Any:
+    """Apply a function of vectors of a space to arguments in turn, inside `jax.jit`.
+
+    Args and results are those of `run`, which says what `batch_size` does.
+    """
+    with meshes.context(space.like):
         if _check.leading_axis("arguments", arguments) == 1:
             only = one(jax.tree.map(lambda leaf: leaf[0], arguments))
             return jax.tree.map(lambda leaf: leaf[None], only)
-        size = None if meshes.is_split(process.space.like) else batch_size
+        size = None if meshes.is_split(space.like) else batch_size
         return jax.lax.map(one, arguments, batch_size=size)
 
 

@@ -14,7 +14,7 @@ from dpjax.types import ArrayTree
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["operands"],
-    meta_fields=["function", "event", "traceable"],
+    meta_fields=["function", "event", "traceable", "form"],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class MatVec:
@@ -32,12 +32,15 @@ class MatVec:
         refuses.
       traceable: whether JAX can trace the function; one that loops over batches on
         the host cannot be traced.
+      form: `form(vector, *operands) -> scalar`, the quadratic form v.Av, where it costs
+        less than the product; None where it does not. Hashable, as the function.
     """
 
     function: Callable[..., ArrayTree]
     operands: tuple[Any, ...] = ()
     event: dp_accounting.DpEvent | None = None
     traceable: bool = True
+    form: Callable[..., jax.Array] | None = None
 
     def __call__(self, vector: ArrayTree) -> ArrayTree:
         """Return the operator applied to a vector, a pytree shaped like it."""

@@ -60,17 +60,30 @@ class Mean:
         self, vector: ArrayTree, params: Params, batch: tuple[Any, ...], *functions: Any
     ) -> ArrayTree:
         """Return the mean, shaped like the vector, in float32 at least."""
-        point, direction = in_one_precision(params, vector)
-
-        def total(piece: tuple[Any, ...]) -> ArrayTree:
-            return self.total(point, direction, weight, piece, *functions)
-
-        weight = 1 / _check.leading_axis("batch", batch)
-        with meshes.context((params, batch)):
-            mean = _in_pieces(total, batch, self.microbatch_size)
+        mean = _mean(self.total, self.microbatch_size, vector, params, batch, functions)
         return jax.tree.map(
             lambda leaf, like: leaf.astype(wide_type(like)), mean, vector
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanForm:
+    """The mean over a batch of a quadratic form, as the `form` of a `MatVec`.
+
+    Attributes:
+      total: as that of `Mean`, of a scalar that is quadratic in the vector.
+      microbatch_size: examples a piece; `None` takes the batch whole.
+    """
+
+    total: Callable[..., jax.Array]
+    microbatch_size: int | None = None
+
+    @functools.partial(exact_jit, static_argnums=0)
+    def __call__(
+        self, vector: ArrayTree, params: Params, batch: tuple[Any, ...], *functions: Any
+    ) -> jax.Array:
+        """Return the mean, a scalar in float32 at least."""
+        return _mean(self.total, self.microbatch_size, vector, params, batch, functions)
 
 
 def mean_operator(
@@ -79,6 +92,7 @@ def mean_operator(
     params: Params,
     batch: Source,
     microbatch_size: int | None,
+    form: Callable[..., jax.Array] | None = None,
 ) -> MatVec:
     """Return the mean of `total` over a batch as an operator, with the batch's event.
 
@@ -89,6 +103,7 @@ def mean_operator(
       params: floating-point leaves.
       batch: `Public` or `Private`, leading axis the examples.
       microbatch_size: examples a piece, or `None`.
+      form: see `MeanForm`, where that costs less.
 
     Raises:
       TypeError: parameters that are not real floating-point numbers, or a batch that
@@ -99,7 +114,12 @@ def mean_operator(
         _check.integer("microbatch_size", microbatch_size, minimum=1)
     _check.real_leaves("params", params)
     operands = (params, arguments(batch), *map(as_operand, functions))
-    return MatVec(Mean(total, microbatch_size), operands, raw_event(batch))
+    return MatVec(
+        Mean(total, microbatch_size),
+        operands,
+        raw_event(batch),
+        form=None if form is None else MeanForm(form, microbatch_size),
+    )
 
 
 def as_operand(function: Callable[..., Any]) -> jax.tree_util.Partial:
@@ -158,6 +178,24 @@ def in_one_precision(params: Params, vector: ArrayTree) -> tuple[Params, ArrayTr
     return point, jax.tree.map(
         lambda leaf, like: meshes.placed(leaf, meshes.sharding_of(like)), vector, point
     )
+
+
+def _mean(
+    total: Callable[..., Any],
+    microbatch_size: int | None,
+    vector: ArrayTree,
+    params: Params,
+    batch: tuple[Any, ...],
+    functions: tuple[Any, ...],
+) -> Any:
+    point, direction = in_one_precision(params, vector)
+    weight = 1 / _check.leading_axis("batch", batch)
+
+    def of_piece(piece: tuple[Any, ...]) -> ArrayTree:
+        return total(point, direction, weight, piece, *functions)
+
+    with meshes.context((params, batch)):
+        return _in_pieces(of_piece, batch, microbatch_size)
 
 
 def _in_pieces(

@@ -18,7 +18,7 @@ def render(run: Run) -> str:
     if run["gradients"]:
         blocks += [
             "Time in plain gradients of the same batch, and operations as XLA counts "
-            "them (a probe is 10 Lanczos steps and 10 products for the trace; of the "
+            "them (a probe is 10 Lanczos steps and 10 probes of the trace; of the "
             "products at one point, the first works the gradient out too):",
             _gradients(run["gradients"]),
         ]

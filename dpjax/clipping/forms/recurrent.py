@@ -65,8 +65,10 @@ class Recurrent:
         left, right = working(self.left), working(self.right)
         rows = weights[:, None].astype(jnp.finfo(left.dtype).dtype)
         left = jnp.where(rows != 0, left * rows, 0)
-        # Steps and examples are not joined: examples may be spread over devices.
-        total = jnp.einsum("tbm,tbn->mn", left, right, precision=HIGHEST)
+        # Steps and examples are not joined: examples may be spread over devices. An
+        # einsum would sum over examples first, which copies both sides on a CPU.
+        summed = (((0, 1), (0, 1)), ((), ()))
+        total = jax.lax.dot_general(left, right, summed, precision=HIGHEST)
         return self.layout.to_weight(total[None])
 
     def formed(self) -> Formed:
