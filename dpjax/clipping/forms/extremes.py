@@ -1,7 +1,7 @@
 """Upper bounds of norms where squares overflow or vanish.
 
 They are asked for only where that happened, by a branch of its own. That branch is
-compiled into every step, so it does little: three reductions an array, and the rest for
+compiled into every step, so it does little: one reduction an array, and the rest for
 all arrays at once. Since x_i^2 <= |x_i| max |x|,
 
     |x|^2 <= max |x| sum |x|
@@ -12,6 +12,7 @@ than their dtype holds make it infinite: such an example counts nothing.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -77,16 +78,24 @@ def _lengths(
 
 def _of_a_dtype(sides: list[jax.Array]) -> jax.Array:
     """Return upper bounds of the norms of arrays of one dtype: `(arrays, batch)`."""
-    # Not the largest of |x|: that array would be kept for the sum. One stack: a kernel.
-    reductions = (jnp.max, jnp.min, _sum_of_sizes)
     flat = [_of_examples(side) for side in sides]
-    found = [reduction(values, axis=1) for reduction in reductions for values in flat]
-    highest, lowest, total = jnp.split(jnp.stack(found), len(reductions))
-    largest = jnp.maximum(highest, -lowest)
-    size = max(math.prod(side.shape[1:]) for side in sides)
-    slack = 1 + measuring.rounding(size, largest)
-    length = jnp.sqrt(largest) * jnp.sqrt(total) * slack
+    found = [_largest_and_sum(values) for values in flat]
+    largest, total = map(jnp.stack, zip(*found, strict=True))
+    size = max(values.shape[1] for values in flat)
+    # Numbers that are added up one by one may all be rounded in the same direction.
+    lost = (size + 8) * float(jnp.finfo(total.dtype).eps) / 2
+    length = jnp.sqrt(largest) * jnp.sqrt(total) * math.exp(lost / 2)
     return jnp.where(largest < _limit(largest.dtype), length, jnp.inf)
+
+
+def _largest_and_sum(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return max |x| and sum |x| along the last axis, by one reduction."""
+    sizes, zero = jnp.abs(values), jnp.zeros((), values.dtype)
+
+    def both(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> tuple[Any, Any]:
+        return jax.lax.max(x[0], y[0]), jax.lax.add(x[1], y[1])
+
+    return jax.lax.reduce((sizes, sizes), (zero, zero), both, (1,))
 
 
 def _limit(dtype: jnp.dtype) -> float:
@@ -100,7 +109,3 @@ def _of_examples(side: jax.Array) -> jax.Array:
     if jnp.iscomplexobj(flat):
         flat = jnp.concatenate([flat.real, flat.imag], axis=1)
     return flat if flat.shape[1] else jnp.zeros((len(flat), 1), flat.dtype)
-
-
-def _sum_of_sizes(values: jax.Array, **options: Any) -> jax.Array:
-    return jnp.sum(jnp.abs(values), **options)
