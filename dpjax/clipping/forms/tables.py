@@ -50,11 +50,12 @@ class Rows:
         """Return the sum over t, s with the same row of value_t . value_s."""
         values = working(self.values)
         met = _times_met(self.index)
+        by_position = measuring.sum_of_squares(values)
         if self._meets_seldom:
-            parts = _seldom_met(self.index, met, values)
+            parts = by_position + _seldom_met(self.index, met, values)
         else:
-            parts = _met(self.index, values)
-        by_position = measuring.sum_of_squares(values)[:, None]
+            parts = by_position + _met(self.index, values)
+        by_position = by_position[:, None]
         length = values.shape[1] + values.shape[2]
         found = measuring.of_products(parts, by_position, by_position, length)
         # Rows are added up one after the other. Where m equal vectors meet in a row,
@@ -150,14 +151,17 @@ def _times_met(index: jax.Array) -> jax.Array:
 
 
 def _met(index: jax.Array, values: jax.Array) -> jax.Array:
-    """Return for each position t the sum over s of the same row of value_t . value_s.
+    """Return for each position t the sum of value_t . value_s over other s of its row.
 
     Args:
       index: rows, `(batch, positions)`.
       values: `(batch, positions, columns)`.
     """
-    same = (index[:, :, None] == index[:, None, :]).astype(values.dtype)
-    summed = jnp.einsum("bts,bsn->btn", same, values, precision=HIGHEST)
+    others = index[:, :, None] == index[:, None, :]
+    others &= ~jnp.eye(index.shape[1], dtype=bool)
+    summed = jnp.einsum(
+        "bts,bsn->btn", others.astype(values.dtype), values, precision=HIGHEST
+    )
     return jnp.sum(summed * values, axis=-1)
 
 
@@ -186,9 +190,9 @@ def _seldom_met(index: jax.Array, met: jax.Array, values: jax.Array) -> jax.Arra
             precision=HIGHEST,
         )
         found = jnp.sum(summed * values[example, position], axis=-1)
-        # Measured again: what is kept for a branch is written out before, with all
-        # that it comes from.
-        return measuring.sum_of_squares(values).at[example, position].add(found)
+        return (
+            jnp.zeros((batch, positions), values.dtype).at[example, position].add(found)
+        )
 
     def many() -> jax.Array:
         # Piece by piece: else what is seldom needed would be a step's largest array.
