@@ -1,4 +1,4 @@
-"""Second derivatives along a line are the quadratic forms of the Hessian."""
+"""How a function and its gradient bend along a line: those of the dense Hessian."""
 
 import dataclasses
 
@@ -24,6 +24,17 @@ def backward_only(x):
 
 backward_only.defvjp(
     lambda x: (jnp.tanh(x), x), lambda x, cotangent: (cotangent / jnp.cosh(x) ** 2,)
+)
+
+
+@jax.custom_vjp
+def calling_itself(x):
+    return jnp.tanh(x)
+
+
+calling_itself.defvjp(
+    lambda x: (calling_itself(x), x),
+    lambda x, cotangent: (cotangent / jnp.cosh(x) ** 2,),
 )
 
 
@@ -77,6 +88,8 @@ BACKWARD = {
     "backward_only_in_cond": in_cond(backward_only),
     "backward_only_in_jit": in_jit(backward_only),
     "backward_only_mapped": activated(jax.vmap(backward_only)),
+    "calling_itself": activated(calling_itself),
+    "calling_itself_in_scan": in_scan(calling_itself),
 }
 LOSSES = FORWARD | BACKWARD
 
@@ -89,13 +102,15 @@ def in_float64():
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.usefixtures("in_float64")
-def test_it_is_the_quadratic_form_of_the_dense_hessian(name):
+def test_they_are_those_of_the_dense_hessian(name):
     point, direction = np.random.default_rng(1).normal(size=(2, 5))
     found = along_lines.second_derivative(LOSSES[name], point, direction)
-    # Forward over reverse: what is differentiated backward only allows no other.
-    hessian = jax.jacfwd(jax.grad(LOSSES[name]))(point)
+    # Reverse over reverse: what is differentiated backward only allows no other.
+    hessian = jax.jacrev(jax.grad(LOSSES[name]))(point)
     np.testing.assert_allclose(found, direction @ hessian @ direction, rtol=1e-10)
     assert abs(found) > 1e-3
+    change = along_lines.change_of_gradient(LOSSES[name], point, direction)
+    np.testing.assert_allclose(change, hessian @ direction, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -133,3 +133,23 @@ def test_the_event_is_that_of_the_batch():
 def test_what_cannot_be_is_refused(options, error, message):
     with pytest.raises(error, match=message):
         curvature(**options)
+
+
+def test_a_loss_that_is_differentiated_backward_only_gives_the_same():
+    @jax.custom_vjp
+    def cosine(x):
+        return jnp.cos(x)
+
+    cosine.defvjp(lambda x: (jnp.cos(x), x), lambda x, g: (-g * jnp.sin(x),))
+    params, batch = jnp.arange(3.0), Public(jnp.eye(3))
+    found, expected = (
+        per_example_curvature(
+            lambda w, x, function=function: function(jnp.vdot(w, x)),
+            params,
+            batch,
+            jnp.ones(3),
+        )
+        for function in (cosine, jnp.cos)
+    )
+    np.testing.assert_allclose(expected.value, -np.cos(np.arange(3.0)), rtol=1e-6)
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-6)

@@ -156,3 +156,21 @@ def test_what_is_no_loss_of_one_example_is_refused():
         private_trace(quadratic, jnp.arange(3), x, **options)
     with pytest.raises(ValueError, match="num_probes"):
         private_trace(quadratic, jnp.ones(3), x, num_probes=0, **options)
+
+
+def test_a_loss_that_is_differentiated_backward_only_gives_the_same():
+    @jax.custom_vjp
+    def softplus(x):
+        return jnp.logaddexp(0.0, x)
+
+    softplus.defvjp(lambda x: (softplus(x), x), lambda x, g: (g * jax.nn.sigmoid(x),))
+
+    def loss(params, x, y):
+        logit = jnp.vdot(params["w"], x) + params["b"]
+        return softplus(logit) - y * logit
+
+    options = {"l2_norm_clip": 2.0, "noise_multiplier": 1.0, "key": 3}
+    found, expected = (
+        private_trace(fn, PARAMS, Private(data()), **options) for fn in (loss, logistic)
+    )
+    np.testing.assert_allclose(found.per_probe, expected.per_probe, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Second derivatives along a line, forward only.
+"""How a gradient, and a function, bend along a line: H v and v.Hv.
 
 The second derivative of f(x + t v) at t = 0 is v.Hv. A product with the Hessian goes
 back through the function once more, and gives the derivative of each parameter, that a
@@ -7,23 +7,47 @@ has four, and nothing is kept for the way back.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
 
 from dpjax import _equations
-from dpjax.curvature import vectors
+from dpjax.curvature import turned, vectors
 from dpjax.types import ArrayTree
+
+Function = Callable[[ArrayTree], jax.Array]
+
+
+def change_of_gradient(
+    function: Function, point: ArrayTree, direction: ArrayTree
+) -> ArrayTree:
+    """Return d/dt grad function(point + t direction) at t = 0: H v.
+
+    Forward over reverse. A function with a `jax.custom_vjp` that calls itself on the
+    way forward has a gradient that can only be gone back through: since H is symmetric,
+    that gives the same.
+
+    Args:
+      function: `function(point) -> scalar`, traced.
+      point: pytree of floating-point arrays.
+      direction: pytree with the shapes and types of the point.
+    """
+    gradient = jax.grad(function)
+    if _goes_back_only(jax.make_jaxpr(gradient)(point).jaxpr):
+        return jax.vjp(gradient, point)[1](direction)[0]
+    gradient = turned.without_transposes(gradient, point)
+    return _forward(gradient, direction)(point)[1]
 
 
 def second_derivative(
-    function: Callable[[ArrayTree], jax.Array], point: ArrayTree, direction: ArrayTree
+    function: Function, point: ArrayTree, direction: ArrayTree
 ) -> jax.Array:
-    """Return d^2/dt^2 function(point + t direction) at t = 0.
+    """Return d^2/dt^2 function(point + t direction) at t = 0: v.Hv.
 
-    A function with a `jax.custom_vjp` has derivatives that can only be gone back
-    through: it is then taken from the product with the Hessian.
+    Forward over forward. A function with a `jax.custom_vjp` has no forward mode: it is
+    then taken from H v.
 
     Args:
       function: `function(point) -> scalar`, traced.
@@ -39,14 +63,18 @@ def second_derivative(
         (result,) = core.jaxpr_as_fun(closed)(*jax.tree.leaves(point))
         return result
 
-    def forward(function: Callable[[ArrayTree], ArrayTree]) -> Callable:
-        return lambda point: jax.jvp(function, (point,), (direction,))
-
     if _goes_back_only(closed.jaxpr):
-        product = forward(jax.grad(value))(point)[1]
-        return vectors.dot(direction, product)
-    (found, _), (_, second) = forward(forward(value))(point)
+        return vectors.dot(direction, change_of_gradient(value, point, direction))
+    twice = _forward(_forward(value, direction), direction)
+    (found, _), (_, second) = twice(point)
     return jnp.where(jnp.isfinite(found), second, jnp.nan)
+
+
+def _forward(
+    function: Callable[[ArrayTree], Any], direction: ArrayTree
+) -> Callable[[ArrayTree], Any]:
+    """Return a function of a point: the value there, and the derivative."""
+    return lambda point: jax.jvp(function, (point,), (direction,))
 
 
 def _goes_back_only(jaxpr: core.Jaxpr) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.curvature import along_lines, means, turned
+from dpjax.curvature import along_lines, means
 from dpjax.curvature.matvec import MatVec
 from dpjax.curvature.sources import Source
 from dpjax.types import ArrayTree, LossFn, Params
@@ -74,9 +74,9 @@ def _total(
     batch: tuple[Any, ...],
     loss_fn: LossFn,
 ) -> ArrayTree:
-    loss = _weighted(weight, batch, loss_fn)
-    gradient = turned.without_transposes(jax.grad(loss), params)
-    return jax.jvp(gradient, (params,), (vector,))[1]
+    return along_lines.change_of_gradient(
+        _weighted(weight, batch, loss_fn), params, vector
+    )
 
 
 def _form(

@@ -140,13 +140,14 @@ def losses(loss_fn: Callable[..., Any], *batch: ArrayTree) -> jax.Array:
       ValueError: a loss that is not a scalar.
       TypeError: a loss that is not a real floating-point number.
     """
+    return jax.vmap(functools.partial(wide_loss, loss_fn))(*batch)
 
-    def example_loss(*example: Any) -> jax.Array:
-        loss = loss_fn(*example)
-        autodiff.check_scalar(loss)
-        return jnp.asarray(loss, wide_type(loss))
 
-    return jax.vmap(example_loss)(*batch)
+def wide_loss(loss_fn: Callable[..., Any], *example: Any) -> jax.Array:
+    """Return the loss of one example in float32 at least; errors as of `losses`."""
+    loss = loss_fn(*example)
+    autodiff.check_scalar(loss)
+    return jnp.asarray(loss, wide_type(loss))
 
 
 def wide_type(leaf: Any) -> jnp.dtype:

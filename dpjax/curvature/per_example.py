@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from dpjax import _check
-from dpjax.curvature import means
+from dpjax.curvature import along_lines, means
 from dpjax.curvature.readings import Reading
 from dpjax.curvature.sources import Source, arguments, raw_event
 from dpjax.types import ArrayTree, LossFn, Params
@@ -18,8 +18,8 @@ def per_example_curvature(
     """Return v^T H_i v for each example i, H_i the Hessian of its own loss.
 
     The second derivative of every loss along v, forward over forward: no gradient is
-    formed, and memory grows with the batch, not with batch x parameters. A function
-    with a `jax.custom_vjp` has no forward mode: JAX raises a TypeError.
+    formed, and memory grows with the batch, not with batch x parameters; but for a loss
+    with a `jax.custom_vjp`, which has no forward mode.
 
     Args:
       loss_fn: `loss_fn(params, *example) -> scalar`, the loss of ONE example.
@@ -55,10 +55,10 @@ def _second_derivatives(
 ) -> jax.Array:
     point, direction = means.in_one_precision(params, vector)
 
-    def losses(params: Params) -> jax.Array:
-        return means.losses(functools.partial(loss_fn, params), *batch)
+    def of_example(*example: Any) -> jax.Array:
+        def loss(params: Params) -> jax.Array:
+            return means.wide_loss(functools.partial(loss_fn, params), *example)
 
-    def slopes(params: Params) -> jax.Array:
-        return jax.jvp(losses, (params,), (direction,))[1]
+        return along_lines.second_derivative(loss, point, direction)
 
-    return jax.jvp(slopes, (point,), (direction,))[1]
+    return jax.vmap(of_example)(*batch)

@@ -8,9 +8,9 @@ import dp_accounting
 import jax
 import jax.numpy as jnp
 
-from dpjax import _check, autodiff
+from dpjax import _check
 from dpjax.clipping import ClippedGrads
-from dpjax.curvature import means, vectors
+from dpjax.curvature import along_lines, means, vectors
 from dpjax.curvature.sources import Source, raw_event
 from dpjax.diagnostics import exact
 from dpjax.types import LossFn, Params
@@ -137,8 +137,8 @@ def _along(
         return exact.mean_loss(loss_fn, params, args, kept)
 
     gradient = exact.mean_gradient(loss_fn, point, args, kept)
-    bent = autodiff.hvp(loss, point, direction)
-    return vectors.dot(gradient, direction), vectors.dot(direction, bent)
+    bent = along_lines.second_derivative(loss, point, direction)
+    return vectors.dot(gradient, direction), bent
 
 
 def _setting(name: str, value: float | jax.Array) -> float | jax.Array:

@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from dpjax import _check, autodiff, noise
-from dpjax.curvature import means, vectors
+from dpjax import _check, noise
+from dpjax.curvature import along_lines, means, vectors
 from dpjax.curvature.sources import Private
 from dpjax.release import core
 from dpjax.release.result import Release
@@ -63,8 +62,7 @@ def private_trace(
     The noise is then the same for all m, and only the chance of the probes shrinks.
 
     Args:
-      loss_fn: `loss_fn(params, *example) -> scalar`, of ONE example. It is
-        differentiated in forward mode twice, which a `custom_vjp` does not allow.
+      loss_fn: `loss_fn(params, *example) -> scalar`, of ONE example.
       params: public parameters, as released by private training.
       batch: `Private(batch)`, the arguments of the loss after the parameters.
       l2_norm_clip: clip norm C > 0 of an example's m numbers. Public.
@@ -135,21 +133,10 @@ def _probes(space: vectors.Space, num_probes: int, key: jax.Array) -> ArrayTree:
 def _quadratic_forms(
     loss_fn: LossFn, params: Params, probes: ArrayTree, *example: Any
 ) -> jax.Array:
-    """Return v_j^T H v_j of one example's Hessian, (num_probes,).
-
-    Forward over forward: second derivatives along a line, so that nothing of the shape
-    of the parameters is formed for an example.
-    """
+    """Return v_j^T H v_j of one example's Hessian, (num_probes,)."""
 
     def loss(params: Params) -> jax.Array:
-        value = loss_fn(params, *example)
-        autodiff.check_scalar(value)
-        return jnp.asarray(value, means.wide_type(value))
+        return means.wide_loss(loss_fn, params, *example)
 
-    def curvature(probe: ArrayTree) -> jax.Array:
-        def slope(params: Params) -> jax.Array:
-            return jax.jvp(loss, (params,), (probe,))[1]
-
-        return jax.jvp(slope, (params,), (probe,))[1]
-
+    curvature = functools.partial(along_lines.second_derivative, loss, params)
     return jax.lax.map(curvature, probes)
