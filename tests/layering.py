@@ -13,7 +13,7 @@ import sys
 
 LAYERS = [
     {"types"},
-    {"_check", "_equations", "_events", "_files", "_versions"},
+    {"_check", "_equations", "_events", "_files", "_manual", "_versions"},
     {"autodiff", "noise", "sampling", "accounting"},
     {"clipping", "curvature"},
     {"optimizers"},

@@ -119,13 +119,51 @@ def test_what_goes_backward_only_is_told_from_the_rest(name):
     assert along_lines._goes_back_only(jaxpr) == (name in BACKWARD)
 
 
+@pytest.mark.parametrize("function", [jnp.tanh, backward_only])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_value_that_is_not_finite_makes_it_nan(bad):
-    # Its second derivative is 2 everywhere, whatever is added.
-    found = along_lines.second_derivative(
-        lambda w: jnp.sum(w**2) + bad, jnp.ones(1), jnp.ones(1)
-    )
+def test_a_value_that_is_not_finite_makes_it_nan(bad, function):
+    def loss(w):
+        return jnp.sum(function(w))
+
+    point, direction = jnp.ones(1), jnp.ones(1)
+    assert np.isfinite(along_lines.second_derivative(loss, point, direction))
+    # What is added has no derivatives.
+    found = along_lines.second_derivative(lambda w: loss(w) + bad, point, direction)
     assert np.isnan(found)
+
+
+def test_losses_whose_sum_overflows_have_the_trace_of_their_mean():
+    def loss(w, x):
+        return jnp.sum(w**2 * x) + 2e38
+
+    params = jnp.array([0.3, -0.2, 0.5])
+    matvec = hessian_operator(loss, params, Public(jnp.ones((4, 3))))
+    assert estimates.trace(matvec, params, key=0).value == 6
+
+
+def test_the_trace_in_float16_is_not_added_up_in_float16():
+    def loss(w, x):
+        return jnp.sum(w.astype(jnp.float16) ** 2) / 2
+
+    params = jnp.full(100_000, 0.01)
+    matvec = hessian_operator(loss, params, Public(jnp.ones((2, 1))))
+    assert estimates.trace(matvec, params, key=0, num_probes=2).value == 100_000
+
+
+@pytest.mark.parametrize("function", [jnp.tanh, backward_only])
+def test_devices_that_share_the_parameters_add_up(function):
+    def trace(x):
+        params = jnp.array([0.3, -0.2, 0.5, 0.1])
+        matvec = hessian_operator(
+            lambda w, x: function(jnp.vdot(w, x)) ** 2, params, Public(x)
+        )
+        return estimates.trace(matvec, params, key=0, num_probes=4).value
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.shard_map(trace, mesh=mesh, in_specs=jax.P("d"), out_specs=jax.P())
+    # The mean over each half, and their sum, as of gradients there.
+    np.testing.assert_allclose(split(x), 2 * trace(x), rtol=1e-5)
 
 
 def by_products(matvec):
@@ -177,6 +215,26 @@ def test_what_is_wrong_is_refused_as_for_products():
         estimates.trace(matvec, mlp_params(), key=0, num_probes=0)
     with pytest.raises(ValueError, match="vector"):
         estimates.trace(matvec, ravel_pytree(mlp_params())[0], key=0)
+
+
+@pytest.mark.parametrize(
+    ("form", "error"),
+    [
+        (lambda v: 1j * jnp.vdot(v, v), TypeError),
+        (lambda v: v * v, ValueError),
+    ],
+)
+def test_a_form_that_is_no_real_number_is_refused(form, error):
+    with pytest.raises(error, match="form"):
+        estimates.trace(MatVec(lambda v: v, form=form), jnp.ones(4), key=0)
+
+
+def test_an_operator_that_cannot_be_traced_is_asked_for_products():
+    def on_the_host(vector):
+        return 3 * np.asarray(vector)
+
+    matvec = MatVec(on_the_host, traceable=False, form=lambda v: float(v @ v))
+    assert estimates.trace(matvec, jnp.ones(4), key=0).value == 12
 
 
 def test_a_new_point_does_not_compile_the_trace_anew():

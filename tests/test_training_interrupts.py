@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 import time
 import weakref
 
@@ -49,7 +50,11 @@ def within_a_callback(call):
 
 
 def lose_a_ctrl_c():
-    within_a_callback(lambda: signal.raise_signal(signal.SIGINT))
+    within_a_callback(take_a_ctrl_c)
+
+
+def take_a_ctrl_c():
+    signal.raise_signal(signal.SIGINT)
 
 
 def run_with_sending_again(*calls):
@@ -101,6 +106,56 @@ def test_the_hook_is_put_back(forgotten):
     with pytest.raises(ZeroDivisionError):
         run_with_sending_again(lambda: 1 / 0)
     assert sys.unraisablehook is before
+
+
+def test_one_that_is_left_over_is_raised_at_the_end(forgotten):
+    with pytest.raises(KeyboardInterrupt):
+        run_with_sending_again(lose_a_ctrl_c)
+    assert forgotten == []
+
+
+def test_one_more_ctrl_c_takes_its_place(forgotten):
+    with pytest.raises(KeyboardInterrupt):
+        run_with_sending_again(lose_a_ctrl_c, take_a_ctrl_c)
+    time.sleep(5 * interrupts._AGAIN_AFTER)
+    assert forgotten == []
+
+
+def test_without_a_handler_of_ctrl_c_it_is_printed(forgotten):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    run_with_sending_again(lambda: within_a_callback(interrupt))
+    assert forgotten == [1]
+
+
+def test_other_threads_are_left_alone(forgotten):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    def lose():
+        within_a_callback(interrupt)
+
+    def enter():
+        before = sys.unraisablehook
+        with interrupts.sent_again():
+            hooks.append(sys.unraisablehook is before)
+
+    hooks = []
+    for call in (lose, enter):
+        thread = threading.Thread(target=call)
+        run_with_sending_again(thread.start, thread.join)
+    assert (forgotten, hooks) == ([1], [True])
+
+
+def test_a_hook_of_someone_else_stays(forgotten, monkeypatch):
+    found = []
+    with interrupts.sent_again():
+        monkeypatch.setattr(sys, "unraisablehook", found.append)
+    within_a_callback(lambda: 1 / 0)
+    assert (forgotten, len(found)) == ([], 1)
 
 
 def test_a_ctrl_c_that_is_lost_while_the_loss_is_traced_ends_the_run(forgotten):

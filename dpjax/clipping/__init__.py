@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax import _check
+from dpjax import _check, _manual
 from dpjax.clipping import automatic, bookkeeping, rules, unclipped, vmapped
 from dpjax.clipping.arguments import (
     Roles,
@@ -23,7 +23,6 @@ from dpjax.clipping.independence import (
 )
 from dpjax.clipping.microbatch import in_microbatches
 from dpjax.clipping.result import ClippedGrads, PerExample
-from dpjax.clipping.tape import manual
 from dpjax.types import LossFn
 
 __all__ = [
@@ -167,7 +166,7 @@ def _batched(
         keys = roles.example_keys(arguments.key, jnp.arange(batch_size))
 
         batch = (arguments.examples, keys)
-        params = manual.varying(arguments.params, manual.axes_of(batch))
+        params = _manual.varying(arguments.params, _manual.axes_of(batch))
         rows = [rules.rows_of(rule) for rule in extra]
 
         def piece(part: Any, mask: Any) -> Any:

@@ -6,14 +6,14 @@ number has no use for: where H v has six products with a weight that depend on v
 has four, and nothing is kept for the way back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from dpjax import _equations
+from dpjax import _equations, _manual
 from dpjax.curvature import turned, vectors
 from dpjax.types import ArrayTree
 
@@ -46,8 +46,9 @@ def second_derivative(
 ) -> jax.Array:
     """Return d^2/dt^2 function(point + t direction) at t = 0: v.Hv.
 
-    Forward over forward. A function with a `jax.custom_vjp` has no forward mode: it is
-    then taken from H v.
+    Forward over forward, but from H v where that will not do: a function with a
+    `jax.custom_vjp` has no forward mode, and in float16 the sums that a gradient is
+    made of may fit where v.Hv does not.
 
     Args:
       function: `function(point) -> scalar`, traced.
@@ -55,7 +56,8 @@ def second_derivative(
       direction: pytree with the shapes and types of the point.
 
     Returns:
-      A scalar; NaN where the function is not finite.
+      A scalar; NaN where the function is not finite. Inside of `jax.shard_map` it is
+      summed over devices that have the point in common, as derivatives are.
     """
     closed = jax.make_jaxpr(function)(point)
 
@@ -63,11 +65,16 @@ def second_derivative(
         (result,) = core.jaxpr_as_fun(closed)(*jax.tree.leaves(point))
         return result
 
-    if _goes_back_only(closed.jaxpr):
-        return vectors.dot(direction, change_of_gradient(value, point, direction))
+    def over_devices(part: jax.Array) -> jax.Array:
+        axes = _manual.axes_of(part) - _manual.axes_of((point, direction))
+        return jax.lax.psum(part, tuple(sorted(axes))) if axes else part
+
+    if _goes_back_only(closed.jaxpr) or _is_narrow(closed.jaxpr):
+        form = vectors.dot(direction, change_of_gradient(value, point, direction))
+        return form + over_devices(jnp.where(jnp.isfinite(value(point)), 0, jnp.nan))
     twice = _forward(_forward(value, direction), direction)
     (found, _), (_, second) = twice(point)
-    return jnp.where(jnp.isfinite(found), second, jnp.nan)
+    return over_devices(jnp.where(jnp.isfinite(found), second, jnp.nan))
 
 
 def _forward(
@@ -79,8 +86,23 @@ def _forward(
 
 def _goes_back_only(jaxpr: core.Jaxpr) -> bool:
     """Whether a derivative is known in reverse alone, here or in what is called."""
+    names = (eqn.primitive.name for eqn in _all_equations(jaxpr))
+    return any(name.startswith("custom_vjp_call") for name in names)
+
+
+def _is_narrow(jaxpr: core.Jaxpr) -> bool:
+    """Whether anything is computed in less than float32."""
+    results = (atom for eqn in _all_equations(jaxpr) for atom in eqn.outvars)
+    dtypes = (getattr(atom.aval, "dtype", jnp.int32) for atom in results)
     return any(
-        eqn.primitive.name.startswith("custom_vjp_call")
-        or any(map(_goes_back_only, _equations.jaxprs_in(eqn)))
-        for eqn in jaxpr.eqns
+        jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+        for dtype in dtypes
     )
+
+
+def _all_equations(jaxpr: core.Jaxpr) -> Iterator[_equations.Equation]:
+    """Yield the equations of a jaxpr, and those in what it calls."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in _equations.jaxprs_in(eqn):
+            yield from _all_equations(inner)

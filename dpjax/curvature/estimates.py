@@ -76,7 +76,7 @@ def trace(
     6.0 0.0
     """
     operator = as_matvec(matvec)
-    if operator.form is None:
+    if operator.form is None or not operator.traceable:
         samples = _samples(vectors.dot, matvec, like, key, num_probes, batch_size)
     else:
         space, probe_keys = vectors.space_of(like), _keys(key, like, num_probes)
@@ -181,6 +181,9 @@ def _forms(
     def one(key: jax.Array) -> jax.Array:
         form: Any = matvec.form
         value = form(vectors.signs(space, key), *matvec.operands)
+        _check.real_leaves("matvec.form(vector)", value)
+        if jnp.shape(value) != ():
+            _check.fail("a scalar", "matvec.form(vector).shape", jnp.shape(value))
         return jnp.asarray(value, space.dtype)
 
     return loops.in_turn(one, space, keys, batch_size)

@@ -96,6 +96,6 @@ def _weighted(
 ) -> Callable[[Params], jax.Array]:
     def loss(params: Params) -> jax.Array:
         losses = means.losses(functools.partial(loss_fn, params), *batch)
-        return weight * jnp.sum(losses)
+        return jnp.sum(weight * losses)
 
     return loss

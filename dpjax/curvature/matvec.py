@@ -32,8 +32,9 @@ class MatVec:
         refuses.
       traceable: whether JAX can trace the function; one that loops over batches on
         the host cannot be traced.
-      form: `form(vector, *operands) -> scalar`, the quadratic form v.Av, where it costs
-        less than the product; None where it does not. Hashable, as the function.
+      form: `form(vector, *operands) -> scalar`, the quadratic form v.Av, where there is
+        a shorter way to it than the product; or None. Hashable, as the function, and
+        traceable where that is.
     """
 
     function: Callable[..., ArrayTree]

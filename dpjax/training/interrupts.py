@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: put off until the step at hand is done, and never lost."""
+"""Ctrl-C and SIGTERM: put off until the step at hand is done, and not lost."""
 
 import _thread
 import contextlib
@@ -73,21 +73,51 @@ def sent_again() -> Iterator[None]:
     An exception in a callback of the garbage collector or of a weak reference is
     printed and forgotten. JAX has many such callbacks, and they are where a signal is
     taken that arrives during a collection: without this, a Ctrl-C while a loss is
-    traced has no effect now and then.
+    traced has no effect now and then. One that is left over at the end is raised there.
+    Outside the main thread, where Python takes no signals, nothing is changed.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = sys.unraisablehook
+    sent: list[threading.Timer] = []
 
     def send_again(unraisable: "sys.UnraisableHookArgs") -> None:
-        if unraisable.exc_type is KeyboardInterrupt:
-            threading.Timer(_AGAIN_AFTER, _thread.interrupt_main).start()
-        else:
+        if not _is_lost_ctrl_c(unraisable):
             before(unraisable)
+            return
+        timer = threading.Timer(_AGAIN_AFTER, _thread.interrupt_main)
+        timer.daemon = True
+        sent.append(timer)
+        timer.start()
+
+    def recalled() -> bool:
+        """Whether any that was sent had not arrived; it does not any more."""
+        waiting = [timer for timer in sent if timer.is_alive()]
+        for timer in waiting:
+            timer.cancel()
+        return bool(waiting)
 
     sys.unraisablehook = send_again
     try:
         yield
+    except BaseException:
+        recalled()
+        raise
     finally:
-        sys.unraisablehook = before
+        if sys.unraisablehook is send_again:
+            sys.unraisablehook = before
+    if recalled():
+        raise KeyboardInterrupt
+
+
+def _is_lost_ctrl_c(unraisable: "sys.UnraisableHookArgs") -> bool:
+    """Whether it is a KeyboardInterrupt, and may be had again by SIGINT."""
+    return (
+        unraisable.exc_type is KeyboardInterrupt
+        and threading.current_thread() is threading.main_thread()
+        and callable(signal.getsignal(signal.SIGINT))
+    )
 
 
 def _reinstate(handlers: dict) -> None:

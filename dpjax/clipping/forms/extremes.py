@@ -83,7 +83,7 @@ def _of_a_dtype(sides: list[jax.Array]) -> jax.Array:
     largest, total = map(jnp.stack, zip(*found, strict=True))
     size = max(values.shape[1] for values in flat)
     # Numbers that are added up one by one may all be rounded in the same direction.
-    lost = (size + 8) * float(jnp.finfo(total.dtype).eps) / 2
+    lost = (size + 16) * float(jnp.finfo(total.dtype).eps) / 2
     length = jnp.sqrt(largest) * jnp.sqrt(total) * math.exp(lost / 2)
     return jnp.where(largest < _limit(largest.dtype), length, jnp.inf)
 

@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax import _equations
-from dpjax.clipping.tape import dependence, manual
+from dpjax import _equations, _manual
+from dpjax.clipping.tape import dependence
 from dpjax.clipping.tape.dependence import Piece, Source
 from dpjax.clipping.tape.program import Nested, Program, Tap
 from dpjax.clipping.tape.replay import public, replay, zero_probes
@@ -69,8 +69,8 @@ class Tape:
             outputs, records = replay(program, env, entries, probes)
             return outputs[0], (outputs, records)
 
-        axes = manual.axes_of((entries, example))
-        probes = manual.varying(zero_probes(program), axes)
+        axes = _manual.axes_of((entries, example))
+        probes = _manual.varying(zero_probes(program), axes)
         loss, pull, (outputs, records) = jax.vjp(loss_at, probes, has_aux=True)
         (cotangents,) = pull(jnp.ones_like(loss))
         seen = [Seen(*pair) for pair in _pairs(program, records, cotangents)]
