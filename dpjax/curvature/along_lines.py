@@ -65,16 +65,27 @@ def second_derivative(
         (result,) = core.jaxpr_as_fun(closed)(*jax.tree.leaves(point))
         return result
 
-    def over_devices(part: jax.Array) -> jax.Array:
-        axes = _manual.axes_of(part) - _manual.axes_of((point, direction))
-        return jax.lax.psum(part, tuple(sorted(axes))) if axes else part
-
     if _goes_back_only(closed.jaxpr) or _is_narrow(closed.jaxpr):
         form = vectors.dot(direction, change_of_gradient(value, point, direction))
-        return form + over_devices(jnp.where(jnp.isfinite(value(point)), 0, jnp.nan))
+        lost = jnp.where(jnp.isfinite(value(point)), 0, jnp.nan)
+        return form + over_devices(lost, (point, direction))
     twice = _forward(_forward(value, direction), direction)
     (found, _), (_, second) = twice(point)
-    return over_devices(jnp.where(jnp.isfinite(found), second, jnp.nan))
+    second = jnp.where(jnp.isfinite(found), second, jnp.nan)
+    return over_devices(second, (point, direction))
+
+
+def over_devices(part: jax.Array, common: ArrayTree) -> jax.Array:
+    """Return the sum over devices that have `common` in common, inside `shard_map`.
+
+    A gradient in parameters that devices share is such a sum.
+
+    Args:
+      part: what each of them found.
+      common: what it is a function of, the batch aside.
+    """
+    axes = _manual.axes_of(part) - _manual.axes_of(common)
+    return jax.lax.psum(part, tuple(sorted(axes))) if axes else part
 
 
 def _forward(

@@ -1,11 +1,12 @@
 """The empirical Fisher matrix as an operator."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from dpjax.curvature import means
+from dpjax.curvature import along_lines, means, vectors
 from dpjax.curvature.matvec import MatVec
 from dpjax.curvature.sources import Source
 from dpjax.types import ArrayTree, LossFn, Params
@@ -37,7 +38,9 @@ def fisher_operator(
     >>> print(fisher_operator(jnp.vdot, jnp.ones(2), batch)(jnp.array([1., 1.])))
     [0.5 2. ]
     """
-    return means.mean_operator(_empirical, (loss_fn,), params, batch, microbatch_size)
+    return means.mean_operator(
+        _empirical, (loss_fn,), params, batch, microbatch_size, _form
+    )
 
 
 def _empirical(
@@ -47,8 +50,24 @@ def _empirical(
     batch: tuple[Any, ...],
     loss_fn: LossFn,
 ) -> ArrayTree:
+    _, push = jax.linearize(_losses(batch, loss_fn), params)
+    return jax.linear_transpose(push, params)(weight * push(vector))[0]
+
+
+def _form(
+    params: Params,
+    vector: ArrayTree,
+    weight: float,
+    batch: tuple[Any, ...],
+    loss_fn: LossFn,
+) -> jax.Array:
+    slopes = jax.jvp(_losses(batch, loss_fn), (params,), (vector,))[1]
+    form = vectors.dot(slopes, weight * slopes)
+    return along_lines.over_devices(form, (params, vector))
+
+
+def _losses(batch: tuple[Any, ...], loss_fn: LossFn) -> Callable[[Params], jax.Array]:
     def losses(params: Params) -> jax.Array:
         return means.losses(functools.partial(loss_fn, params), *batch)
 
-    _, push = jax.linearize(losses, params)
-    return jax.linear_transpose(push, params)(weight * push(vector))[0]
+    return losses

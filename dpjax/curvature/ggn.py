@@ -1,6 +1,5 @@
 """The generalised Gauss-Newton matrix as an operator."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,14 +8,14 @@ import jax.numpy as jnp
 from dpjax import _check, autodiff
 from dpjax.curvature import means
 from dpjax.curvature.matvec import MatVec
+from dpjax.curvature.outputs import (
+    ModelFn,
+    OutputLossFn,
+    Product,
+    mean_through_outputs,
+)
 from dpjax.curvature.sources import Source, arguments
 from dpjax.types import ArrayTree, Params
-
-ModelFn = Callable[..., ArrayTree]
-"""`model_fn(params, *inputs) -> output` of one example."""
-
-OutputLossFn = Callable[..., jax.Array]
-"""`output_loss_fn(output, target) -> scalar` of one example."""
 
 
 def ggn_operator(
@@ -70,45 +69,14 @@ def ggn_operator(
     num_arguments = len(arguments(batch))
     if num_arguments < 2:
         _check.fail("a batch (*inputs, target)", "the length of batch", num_arguments)
-    functions = (model_fn, output_loss_fn)
-    return means.mean_operator(_total, functions, params, batch, microbatch_size)
+    return mean_through_outputs(
+        _product, model_fn, output_loss_fn, params, batch, microbatch_size
+    )
 
 
-def pull_back(
-    model_fn: ModelFn,
-    params: Params,
-    vector: ArrayTree,
-    inputs: tuple[Any, ...],
-    product: Callable[[ArrayTree, ArrayTree], ArrayTree],
-) -> ArrayTree:
-    """Return J^T product(output, J v), J the Jacobian of the outputs of a batch.
-
-    Args:
-      model_fn: the model of one example.
-      params: the point, and the vector's shape.
-      vector: the direction v.
-      inputs: inputs of the model, leading axis the examples.
-      product: maps the outputs and their tangents to cotangents, leading axis the
-        examples.
-    """
-
-    def outputs(params: Params) -> ArrayTree:
-        output = jax.vmap(lambda *example: model_fn(params, *example))(*inputs)
-        _check.real_leaves("output", output)
-        return means.widened(output)
-
-    output, push = jax.linearize(outputs, params)
-    return jax.linear_transpose(push, params)(product(output, push(vector)))[0]
-
-
-def _total(
-    params: Params,
-    vector: ArrayTree,
-    weight: float,
-    batch: tuple[Any, ...],
-    model_fn: ModelFn,
-    output_loss_fn: OutputLossFn,
-) -> ArrayTree:
+def _product(
+    weight: float, batch: tuple[Any, ...], output_loss_fn: OutputLossFn
+) -> tuple[tuple[Any, ...], Product]:
     *inputs, targets = batch
 
     def loss(outputs: ArrayTree) -> jax.Array:
@@ -117,4 +85,4 @@ def _total(
     def product(outputs: ArrayTree, tangents: ArrayTree) -> ArrayTree:
         return autodiff.hvp(loss, outputs, tangents)
 
-    return pull_back(model_fn, params, vector, tuple(inputs), product)
+    return tuple(inputs), product

@@ -10,8 +10,13 @@ import jax.numpy as jnp
 
 from dpjax import _check
 from dpjax.curvature import means, meshes
-from dpjax.curvature.ggn import ModelFn, OutputLossFn, pull_back
 from dpjax.curvature.matvec import MatVec
+from dpjax.curvature.outputs import (
+    ModelFn,
+    OutputLossFn,
+    Product,
+    mean_through_outputs,
+)
 from dpjax.curvature.sources import Public, Source, arguments
 from dpjax.noise import keys
 from dpjax.types import ArrayTree, KeyLike, Params
@@ -65,9 +70,13 @@ def true_fisher_operator(
     [ 2.5 -2.5]
     """
     _check.integer("num_classes", num_classes, minimum=2)
-    functions = (model_fn, output_loss_fn)
-    operator = means.mean_operator(
-        _Enumerated(num_classes), functions, params, inputs, microbatch_size
+    operator = mean_through_outputs(
+        _Enumerated(num_classes),
+        model_fn,
+        output_loss_fn,
+        params,
+        inputs,
+        microbatch_size,
     )
     total = _first_total(params, arguments(inputs), num_classes, *operator.operands[2:])
     if not _check.is_traced(total) and abs(total - 1) > 1e-2:
@@ -127,7 +136,6 @@ def sampled_fisher_operator(
     _check.real_leaves("params", params)
     batch = arguments(inputs)
     stream = keys.domain_key(keys.key_data(key), _DOMAIN)
-    functions = (model_fn, output_loss_fn)
     targets = _draw(
         means.as_operand(model_fn),
         means.as_operand(sample),
@@ -137,24 +145,20 @@ def sampled_fisher_operator(
         stream,
     )
     sampled = dataclasses.replace(inputs, batch=(*batch, targets))
-    return means.mean_operator(_sampled, functions, params, sampled, microbatch_size)
+    return mean_through_outputs(
+        _sampled, model_fn, output_loss_fn, params, sampled, microbatch_size
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Enumerated:
-    """The sum over a batch and over all classes, by their probabilities."""
+    """The scores of all classes, by their probabilities; hashable."""
 
     num_classes: int
 
     def __call__(
-        self,
-        params: Params,
-        vector: ArrayTree,
-        weight: float,
-        inputs: tuple[Any, ...],
-        model_fn: ModelFn,
-        output_loss_fn: OutputLossFn,
-    ) -> ArrayTree:
+        self, weight: float, inputs: tuple[Any, ...], output_loss_fn: OutputLossFn
+    ) -> tuple[tuple[Any, ...], Product]:
         def weights(losses: jax.Array) -> jax.Array:
             return weight * _probabilities(losses)
 
@@ -162,17 +166,12 @@ class _Enumerated:
             targets = jnp.arange(self.num_classes)
             return _scores(output_loss_fn, output, tangent, targets, weights)
 
-        return pull_back(model_fn, params, vector, inputs, jax.vmap(product))
+        return inputs, jax.vmap(product)
 
 
 def _sampled(
-    params: Params,
-    vector: ArrayTree,
-    weight: float,
-    batch: tuple[Any, ...],
-    model_fn: ModelFn,
-    output_loss_fn: OutputLossFn,
-) -> ArrayTree:
+    weight: float, batch: tuple[Any, ...], output_loss_fn: OutputLossFn
+) -> tuple[tuple[Any, ...], Product]:
     *inputs, targets = batch
 
     def weights(losses: jax.Array) -> jax.Array:
@@ -184,7 +183,7 @@ def _sampled(
     def products(outputs: ArrayTree, tangents: ArrayTree) -> ArrayTree:
         return jax.vmap(product)(outputs, tangents, targets)
 
-    return pull_back(model_fn, params, vector, tuple(inputs), products)
+    return tuple(inputs), products
 
 
 def _scores(
