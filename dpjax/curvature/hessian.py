@@ -32,8 +32,8 @@ def hessian_operator(
     products depend on v: see `along_lines`.
 
     The result has the vector's types, float32 at least; parameters in lower precision
-    are cast up, a float64 vector gives float64 curvature of float32 parameters. A loss
-    that is not finite makes the result NaN.
+    are cast up, a float64 vector gives float64 curvature of float32 parameters. An
+    example whose derivatives are not finite makes the result NaN.
 
     Args:
       loss_fn: `loss_fn(params, *example) -> scalar`, the loss of ONE example. A new

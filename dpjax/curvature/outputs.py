@@ -45,20 +45,26 @@ def mean_through_outputs(
     Arguments and errors are those of `means.mean_operator`; `make_product` is hashable.
     """
     return means.mean_operator(
-        _Product(make_product),
+        _Through(make_product, _pulled_back),
         (model_fn, output_loss_fn),
         params,
         batch,
         microbatch_size,
-        _Form(make_product),
+        _Through(make_product, _form),
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Product:
-    """J^T A J v over a batch, as the `total` of a `means.Mean`."""
+class _Through:
+    """J^T A J of a batch, as the `total` of a mean: of a product or of a form.
+
+    Attributes:
+      make_product: makes A.
+      end: what is made of it: `_pulled_back` or `_form`.
+    """
 
     make_product: MakeProduct
+    end: Callable[..., ArrayTree]
 
     def __call__(
         self,
@@ -68,33 +74,32 @@ class _Product:
         batch: tuple[Any, ...],
         model_fn: ModelFn,
         output_loss_fn: OutputLossFn,
-    ) -> ArrayTree:
+    ) -> Any:
         inputs, product = self.make_product(weight, batch, output_loss_fn)
-        outputs = _outputs(model_fn, inputs)
-        output, push = jax.linearize(outputs, params)
-        return jax.linear_transpose(push, params)(product(output, push(vector)))[0]
+        return self.end(_outputs(model_fn, inputs), product, params, vector)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Form:
-    """v.J^T A J v over a batch, as the `total` of a `means.MeanForm`."""
+def _pulled_back(
+    outputs: Callable[[Params], ArrayTree],
+    product: Product,
+    params: Params,
+    vector: ArrayTree,
+) -> ArrayTree:
+    """Return J^T A J v."""
+    output, push = jax.linearize(outputs, params)
+    return jax.linear_transpose(push, params)(product(output, push(vector)))[0]
 
-    make_product: MakeProduct
 
-    def __call__(
-        self,
-        params: Params,
-        vector: ArrayTree,
-        weight: float,
-        batch: tuple[Any, ...],
-        model_fn: ModelFn,
-        output_loss_fn: OutputLossFn,
-    ) -> jax.Array:
-        inputs, product = self.make_product(weight, batch, output_loss_fn)
-        outputs = _outputs(model_fn, inputs)
-        output, tangent = jax.jvp(outputs, (params,), (vector,))
-        form = vectors.dot(tangent, product(output, tangent))
-        return along_lines.over_devices(form, (params, vector))
+def _form(
+    outputs: Callable[[Params], ArrayTree],
+    product: Product,
+    params: Params,
+    vector: ArrayTree,
+) -> jax.Array:
+    """Return (J v).A(J v)."""
+    output, tangent = jax.jvp(outputs, (params,), (vector,))
+    form = vectors.dot(tangent, product(output, tangent))
+    return along_lines.over_devices(form, (params, vector))
 
 
 def _outputs(
