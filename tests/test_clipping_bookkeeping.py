@@ -316,6 +316,34 @@ def test_a_gradient_that_is_not_finite_contributes_zero_in_every_dtype(dtype):
         assert_close(both.sum, one.sum)
 
 
+def convolutional(params, x):
+    y = lax.conv(x.reshape(1, 1, 16, 16), params["k"], (2, 2), "SAME")
+    return jnp.sum(jnp.tanh(y + params["b"][:, None, None]) ** 2)
+
+
+# From 4096 numbers on XLA takes a library on CPUs, whose maximum overlooks NaN.
+WIDE = {
+    "dense": (mlp, mlp_params(256, 128, 10)),
+    "convolution": (convolutional, {"k": jnp.ones((8, 1, 3, 3)), "b": jnp.ones(8)}),
+}
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf, 1e30, -1e25, 1e-30])
+@pytest.mark.parametrize("name", WIDE)
+def test_a_hostile_number_in_a_wide_array_moves_the_sum_by_the_clip_norm(name, value):
+    loss, params = WIDE[name]
+    fn = jitted(loss, 0.5)
+    x, mask = rows(32, 256).at[3, 7].set(value), jnp.arange(32) != 3
+    both, others = fn(params, x), fn(params, x, mask=mask)
+    moved = jax.tree.map(lambda a, b: np.asarray(a - b, float), both.sum, others.sum)
+    length = math.hypot(*(np.linalg.norm(leaf) for leaf in jax.tree.leaves(moved)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(both.sum))
+    assert length <= 0.5 * (1 + 1e-5)
+    if not np.isfinite(value):
+        assert_close(both.sum, others.sum)
+    assert np.isfinite(both.per_example.grad_norm[3]) == np.isfinite(value)
+
+
 @pytest.mark.parametrize("side", [4, 10, 20])
 def test_an_empty_batch_of_images_gives_zero_whichever_way_is_taken(side):
     def loss(kernel, x):

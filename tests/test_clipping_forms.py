@@ -196,8 +196,8 @@ class Norm(NamedTuple):
 
 
 def norm_of(form):
-    values, bounds = measuring.added_up([form.squares()])
-    return Norm(jnp.sqrt(values[0]), jnp.sqrt(bounds[0]))
+    value, (bound,) = measuring.added_up([form.squares()])
+    return Norm(jnp.sqrt(value), jnp.sqrt(bound))
 
 
 def longest_of(form):

@@ -119,8 +119,8 @@ def check_applied(spied, case):
         gradient_of(case, weight, batch)
         (form,) = spied
         total = form.weighted_sum(jnp.asarray(WEIGHTS, weight.dtype))
-        norms = [jnp.sqrt(x[0]) for x in measuring.added_up([form.squares()])]
-        return Outcome(*norms, total), form
+        value, (bound,) = measuring.added_up([form.squares()])
+        return Outcome(jnp.sqrt(value), jnp.sqrt(bound), total), form
 
     def both(narrow, wide):
         wide_outcome, form = run(*wide)

@@ -62,14 +62,15 @@ def clipped_sum(
     found = tape_of(example_loss, params, batch) if found is None else found
     (loss, aux), gradients = _record(found, leaves, batch)
     values, bounds = _measure(gradients)
-    grad_norm = norms.euclidean_norm(values.T)
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params
     )
     leaf_norms = jax.tree.unflatten(structure, list(bounds))
     factors = rule.factors(leaf_norms, like)
-    bound = jnp.maximum(rules.norm_bound(leaf_norms, like), grad_norm)
-    finite = jnp.isfinite(grad_norm)
+    bound = rules.norm_bound(leaf_norms, like)
+    grad_norm = jnp.where(jnp.isfinite(values), values, bound)
+    bound = jnp.maximum(bound, grad_norm)
+    finite = jnp.isfinite(bound)
     keep = finite if mask is None else finite & mask
     weights = _kept(jax.tree.leaves(factors), keep)
     total = [
@@ -113,26 +114,32 @@ def _record(
 
 
 def _measure(gradients: list[Gradient]) -> tuple[jax.Array, jax.Array]:
-    """Return the norms of every leaf's gradients, and bounds of them.
+    """Return the norms of the gradients, and bounds of every leaf's.
 
     Squares are taken as they are. Where one overflows, or an example's all but vanish,
     upper bounds that do neither take the norms' place.
 
     Returns:
-      The norms as they come out in floating point, and what is at least the norms in
-      exact arithmetic: `(leaves, batch)` each.
+      The norms of the whole gradients as they come out in floating point, `(batch,)`,
+      infinite where only bounds are known; and what is at least the norms of every
+      leaf's in exact arithmetic, `(leaves, batch)`.
     """
-    squares = measuring.added_up([gradient.squares() for gradient in gradients])
-    values, bounds = map(jnp.sqrt, squares)
-    eps, tiny = (float(getattr(jnp.finfo(bounds.dtype), n)) for n in ("eps", "tiny"))
-    seen = jnp.sum(squares[0], axis=0) > tiny / eps**2
-    usual = jnp.isfinite(bounds) & seen
-    longest = jax.lax.cond(
-        jnp.all(usual),
-        lambda: jnp.zeros_like(bounds),
-        lambda: extremes.bounds([gradient.terms() for gradient in gradients], bounds),
-    )
-    return jnp.where(usual, values, longest), jnp.where(usual, bounds, longest)
+    squares = [gradient.squares() for gradient in gradients]
+    total, squared_bounds = measuring.added_up(squares)
+    bounds = jnp.sqrt(squared_bounds)
+    info = jnp.finfo(bounds.dtype)
+    seen = total > float(info.tiny) / float(info.eps) ** 2
+    # A sum of roots does not overflow: it is finite where each of them is.
+    usual = seen & jnp.isfinite(norms.pairwise_sum(bounds.T))
+    whole = jnp.where(usual, jnp.sqrt(total), jnp.inf)
+
+    def longest() -> jax.Array:
+        terms = [gradient.terms() for gradient in gradients]
+        longest = extremes.bounds(terms, bounds)
+        return jnp.where(jnp.isfinite(whole), bounds, longest)
+
+    all_usual = jnp.isfinite(jnp.max(whole, initial=0))
+    return whole, jax.lax.cond(all_usual, lambda: bounds, longest)
 
 
 def _kept(factors: list[jax.Array], keep: jax.Array) -> list[jax.Array]:

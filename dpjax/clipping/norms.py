@@ -7,6 +7,7 @@ norm of at most C, not of C plus rounding (Higham 2002, section 4.2, bounds pair
 summation by the depth of its tree).
 """
 
+import functools
 import math
 
 import jax
@@ -36,10 +37,15 @@ def pairwise_sum(values: jax.Array) -> jax.Array:
         )
     # One kernel, where each level of the tree would be one.
     terms = [values[..., i] for i in range(length)]
+    return _tree_sum(terms, jnp.zeros(batch, values.dtype))
+
+
+def _tree_sum(terms: list[jax.Array], zero: jax.Array) -> jax.Array:
+    """Sum arrays as a balanced tree; `zero` where there are none."""
     while len(terms) > 1:
         odd = terms[len(terms) // 2 * 2 :]
         terms = [a + b for a, b in zip(terms[::2], terms[1::2], strict=False)] + odd
-    return terms[0] if terms else jnp.zeros(batch, values.dtype)
+    return terms[0] if terms else zero
 
 
 def euclidean_norm(values: jax.Array) -> jax.Array:
@@ -51,12 +57,27 @@ def euclidean_norm(values: jax.Array) -> jax.Array:
     Returns:
       Array of shape `(...)`, in the dtype of `values`.
     """
-    largest = jnp.max(jnp.abs(values), axis=-1, initial=0)
-    info = jnp.finfo(values.dtype)
-    # Not above max / 8: XLA may multiply by the reciprocal, which must be normal.
-    scale = jnp.clip(largest, info.tiny, info.max / 8)
-    norm = scale * jnp.sqrt(pairwise_sum(jnp.square(values / scale[..., None])))
+    *batch, length = values.shape
+    if length > _FEW:
+        largest = jnp.max(jnp.abs(values), axis=-1)
+        scale = _scale(largest)
+        total = pairwise_sum(jnp.square(values / scale[..., None]))
+    else:
+        # One kernel, where each array operation would be one.
+        terms = [values[..., i] for i in range(length)]
+        zero = jnp.zeros(batch, values.dtype)
+        largest = functools.reduce(jnp.maximum, map(jnp.abs, terms), zero)
+        scale = _scale(largest)
+        total = _tree_sum([jnp.square(term / scale) for term in terms], zero)
+    norm = scale * jnp.sqrt(total)
     return jnp.where(jnp.isfinite(largest), norm, largest)
+
+
+def _scale(largest: jax.Array) -> jax.Array:
+    """Return what numbers are divided by, so that no square leaves their dtype."""
+    info = jnp.finfo(largest.dtype)
+    # Not above max / 8: XLA may multiply by the reciprocal, which must be normal.
+    return jnp.clip(largest, info.tiny, info.max / 8)
 
 
 def leaf_norms(per_example: ArrayTree) -> ArrayTree:

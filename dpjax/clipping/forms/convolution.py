@@ -23,7 +23,7 @@ from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, weighted, wor
 from dpjax.clipping.forms.outer import joined_positions
 from dpjax.clipping.forms.patches import Patches
 from dpjax.clipping.forms.window import Window
-from dpjax.clipping.tape.guard import is_marked
+from dpjax.clipping.tape.guard import has_mark
 
 _CACHE, _FAR_CACHE = 2**19, 2**21
 """Numbers of shifted inputs that a CPU works on at a time."""
@@ -127,7 +127,7 @@ class Convolution:
     @property
     def _bad(self) -> jax.Array:
         """Which examples have marks among their cotangents, `(batch,)`."""
-        return jnp.any(is_marked(self.right), axis=tuple(range(1, self.right.ndim)))
+        return has_mark(self.right)
 
     def _squared_gram(self) -> jax.Array:
         """Return parts of the squared norms, from the two Gram matrices."""

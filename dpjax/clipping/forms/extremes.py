@@ -1,8 +1,8 @@
 """Upper bounds of norms where squares overflow or vanish.
 
 They are asked for only where that happened, by a branch of its own. That branch is
-compiled into every step, so it does little: one reduction an array, and the rest for
-all arrays at once. Since x_i^2 <= |x_i| max |x|,
+compiled into every step, so it does little: reductions of each array, which XLA's
+library for CPUs has, and the rest for all arrays at once. Since x_i^2 <= |x_i| max |x|,
 
     |x|^2 <= max |x| sum |x|
 
@@ -13,7 +13,6 @@ than their dtype holds make it infinite: such an example counts nothing.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,9 @@ import jax.numpy as jnp
 from dpjax.clipping import norms
 from dpjax.clipping.forms import measuring
 from dpjax.clipping.forms.measuring import Term
+
+_SHORT = 64
+"""Numbers that are reduced in one kernel: too few for a library."""
 
 
 def bounds(terms: list[list[Term]], like: jax.Array) -> jax.Array:
@@ -79,8 +81,9 @@ def _lengths(
 def _of_a_dtype(sides: list[jax.Array]) -> jax.Array:
     """Return upper bounds of the norms of arrays of one dtype: `(arrays, batch)`."""
     flat = [_of_examples(side) for side in sides]
-    found = [_largest_and_sum(values) for values in flat]
-    largest, total = map(jnp.stack, zip(*found, strict=True))
+    reduced = jnp.stack([x for values in flat for x in _reduced(values)])
+    above, below, total = reduced.reshape(len(flat), 3, -1).swapaxes(0, 1)
+    largest = jnp.maximum(above, -below)
     size = max(values.shape[1] for values in flat)
     # Numbers that are added up one by one may all be rounded in the same direction.
     lost = (size + 16) * float(jnp.finfo(total.dtype).eps) / 2
@@ -88,14 +91,25 @@ def _of_a_dtype(sides: list[jax.Array]) -> jax.Array:
     return jnp.where(largest < _limit(largest.dtype), length, jnp.inf)
 
 
-def _largest_and_sum(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return max |x| and sum |x| along the last axis, by one reduction."""
-    sizes, zero = jnp.abs(values), jnp.zeros((), values.dtype)
+def _reduced(values: jax.Array) -> Sequence[jax.Array]:
+    """Return max x, min x and sum |x| along the last axis.
 
-    def both(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> tuple[Any, Any]:
-        return jax.lax.max(x[0], y[0]), jax.lax.add(x[1], y[1])
+    Where an x is NaN, the sum is: XLA's library for CPUs overlooks it in the others.
+    """
+    sizes = jnp.abs(values)
+    if values.shape[1] > _SHORT:
+        # Each of them is a call of XLA's library for CPUs, with nothing to compile.
+        return values.max(axis=1), values.min(axis=1), sizes.sum(axis=1)
+    operations = (jax.lax.max, jax.lax.min, jax.lax.add)
+    starts = (float(-jnp.inf), float(jnp.inf), 0.0)
 
-    return jax.lax.reduce((sizes, sizes), (zero, zero), both, (1,))
+    def all_three(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> list[jax.Array]:
+        return [merge(*pair) for merge, *pair in zip(operations, x, y, strict=True)]
+
+    zero = jnp.zeros((), values.dtype)
+    return jax.lax.reduce(
+        (values, values, sizes), tuple(zero + s for s in starts), all_three, (1,)
+    )
 
 
 def _limit(dtype: jnp.dtype) -> float:

@@ -7,7 +7,7 @@ to compile, so a form does only what it must, and all leaves are finished togeth
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,9 +48,13 @@ class Squares(NamedTuple):
 
 
 def added_up(leaves: Sequence[Squares]) -> tuple[jax.Array, jax.Array]:
-    """Return all leaves' squared norms, and their upper bounds: `(leaves, batch)`.
+    """Return squared norms, `(batch,)`, and upper bounds of each leaf's.
 
     Leaves of the same shapes are stacked before their parts are added up.
+
+    Returns:
+      The squared norms of all leaves together, as they come out in floating point, and
+      upper bounds of every leaf's: `(leaves, batch)`.
     """
     kinds: dict[object, list[int]] = {}
     for i, leaf in enumerate(leaves):
@@ -60,10 +64,9 @@ def added_up(leaves: Sequence[Squares]) -> tuple[jax.Array, jax.Array]:
     found = [_of_a_kind([leaves[i] for i in places]) for places in kinds.values()]
     order = [i for places in kinds.values() for i in places]
     where = np.argsort(order)
-    values, bounds = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
-    if len(kinds) > 1:
-        values, bounds = values[where], bounds[where]
-    return values, bounds
+    total: Any = sum(norms.pairwise_sum(values.T) for values, _ in found)
+    bounds = jnp.concatenate([bounds for _, bounds in found])
+    return total, bounds[where] if len(kinds) > 1 else bounds
 
 
 def _of_a_kind(leaves: list[Squares]) -> tuple[jax.Array, jax.Array]:

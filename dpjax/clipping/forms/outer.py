@@ -10,7 +10,7 @@ from dpjax.clipping.forms import measuring
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, weighted, working
-from dpjax.clipping.tape.guard import is_marked
+from dpjax.clipping.tape.guard import has_mark
 
 TRAFFIC = 32
 """Multiply-adds in the time in which one number is written and read again."""
@@ -71,8 +71,7 @@ class Outer:
         left, right = working(self.left), working(self.right)
         products = jnp.einsum("bgtm,bgtn->bgmn", left, right, precision=HIGHEST)
         marked = self.right if self.raw == "left" else self.left
-        bad = jnp.any(is_marked(marked), axis=(1, 2, 3))
-        return Formed(products, self.layout, bad)
+        return Formed(products, self.layout, has_mark(marked))
 
     def swapped(self) -> "Outer":
         """Return the same gradients with rows and columns exchanged."""

@@ -52,8 +52,8 @@ class Part:
         return self.cut().squares()
 
     def terms(self) -> list[Term]:
-        """Return terms whose sum bounds the norms, also where squares overflow."""
-        return self.cut().terms()
+        """Return those of the whole: no part is longer."""
+        return self.whole.terms()
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
         """Return the weighted sum, by a product of the part alone."""

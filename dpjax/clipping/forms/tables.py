@@ -105,7 +105,8 @@ class Table:
     def squares(self) -> Squares:
         """Return |a|^2 + |b|^2 + 2 a . b."""
         parts = (self.looked_up.squares(), self.outer.squares())
-        values, bounds = (jnp.sum(x, axis=0) for x in measuring.added_up(parts))
+        values, both_bounds = measuring.added_up(parts)
+        bounds = jnp.sum(both_bounds, axis=0)
         value = values + 2 * self._inner_product()
         # What the inner product lacks is no more than what both squares lack.
         chain = 1 + measuring.rounding(8, values)

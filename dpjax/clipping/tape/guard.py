@@ -5,6 +5,8 @@ zero. Backward passes therefore write down finite numbers only: whatever is not 
 becomes the largest number of its dtype, by which it is known again.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -34,6 +36,16 @@ def finite(value: jax.Array) -> jax.Array:
 def is_marked(value: jax.Array) -> jax.Array:
     """Tell which elements were not finite."""
     return value == jnp.finfo(value.dtype).max
+
+
+def has_mark(value: jax.Array) -> jax.Array:
+    """Tell which examples, along the first axis, have marks.
+
+    The largest number tells, since marks are as large and nothing is NaN: on CPUs that
+    is a call of a library, where comparing each number would be a pass to compile.
+    """
+    flat = value.reshape(value.shape[0], math.prod(value.shape[1:]))
+    return is_marked(jnp.max(flat, axis=1, initial=-jnp.inf))
 
 
 def widened(value: jax.Array) -> jax.Array:
