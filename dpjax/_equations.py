@@ -10,6 +10,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from dpjax import _manual
+
 Equation = core.JaxprEqn
 Env = dict[core.Var, Any]
 
@@ -29,7 +31,7 @@ def flatten(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
     """Return the jaxpr with every call replaced by what it calls."""
     if not any(is_call(eqn) for eqn in closed.jaxpr.eqns):
         return closed
-    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in _inputs(closed)]
+    avals = [_manual.shaped(v.aval) for v in _inputs(closed)]
     num_consts = len(closed.consts)
 
     def inlined(*values: Any) -> list[Any]:

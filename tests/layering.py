@@ -13,7 +13,8 @@ import sys
 
 LAYERS = [
     {"types"},
-    {"_check", "_equations", "_events", "_files", "_manual", "_versions"},
+    {"_manual"},
+    {"_check", "_equations", "_events", "_files", "_versions"},
     {"autodiff", "noise", "sampling", "accounting"},
     {"clipping", "curvature"},
     {"optimizers"},

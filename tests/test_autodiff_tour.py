@@ -233,7 +233,7 @@ def test_the_script_prints_each_section_with_its_numbers():
         [sys.executable, str(SCRIPT)],
         env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""},
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         timeout=300,
     ).stdout

@@ -49,7 +49,7 @@ def test_explicit_axes_give_the_numbers_of_one_device(case):
 @pytest.mark.parametrize("kind", curvature_meshed.AXIS_TYPES)
 def test_eight_devices_give_the_numbers_of_one(kind):
     command = [sys.executable, str(SCRIPT), kind]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     errors = json.loads(ran.stdout)
     assert errors.keys() == curvature_meshed.CASES.keys()
     assert {name: e for name, e in errors.items() if not e < FEW_ROUNDINGS} == {}

@@ -94,7 +94,7 @@ def test_program_digest_is_the_same_in_every_process():
             [sys.executable, "-c", PROGRAM],
             env=os.environ | {"PYTHONHASHSEED": str(seed)},
             cwd=pathlib.Path(dpjax.__file__).parents[1],
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
             check=True,
         ).stdout

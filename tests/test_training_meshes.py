@@ -58,7 +58,7 @@ def exchanged(program):
 
 def on_eight_devices(kinds, names):
     command = [sys.executable, str(SCRIPT), json.dumps([kinds, names])]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(ran.stdout)
 
 

@@ -241,7 +241,7 @@ def test_grain_is_imported_when_it_is_needed_only():
     said = subprocess.run(
         [sys.executable, "-c", program],
         cwd=pathlib.Path(dpjax.__file__).parents[1],
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
     )

@@ -33,6 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax import _manual
 from dpjax.clipping import contributions, norms, rules, summing, tape
 from dpjax.clipping.contributions import Gradient
 from dpjax.clipping.forms import extremes, measuring
@@ -91,14 +92,9 @@ def tape_of(
     def loss(params: Params, example: Any) -> Any:
         return example_loss(params, *example)
 
-    def shaped(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-    def one(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-
-    like = jax.tree.map(shaped, params)
-    return tape.record(loss, like, jax.tree.map(one, batch))
+    like = jax.tree.map(lambda leaf: _manual.shaped(jax.typeof(leaf)), params)
+    one = jax.tree.map(lambda leaf: _manual.shaped(jax.typeof(leaf), lead=1), batch)
+    return tape.record(loss, like, one)
 
 
 def _record(

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax import _manual
 from dpjax.clipping.result import PerExample
 from dpjax.types import ArrayTree
 
@@ -55,7 +56,7 @@ def in_microbatches(
 
     pieces = jax.tree.map(split, (batch, mask))
     shapes, _ = jax.eval_shape(fn, *jax.tree.map(lambda leaf: leaf[0], pieces))
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    zero = jax.tree.map(lambda x: _manual.zeros(x, x.shape, x.dtype), shapes)
     total, per_example = jax.lax.scan(step, zero, pieces)
     return total, jax.tree.map(
         lambda leaf: leaf.swapaxes(0, 1).reshape(padded_size, *leaf.shape[2:])[

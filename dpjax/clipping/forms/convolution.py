@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax import _manual
 from dpjax.clipping.forms import measuring, patches
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
@@ -172,7 +173,7 @@ class Convolution:
             return total + self.window.shifted_by(part, offset, 3 + len(spatial)), None
 
         shape = (batch, images, *self.window.output, images, *self.window.output)
-        zeros = jnp.zeros(shape, gram.dtype)
+        zeros = _manual.zeros(gram, shape, gram.dtype)
         total, _ = jax.lax.scan(add, zeros, jnp.asarray(self.window.offsets))
         positions = images * math.prod(self.window.output)
         return total.reshape(batch, positions, positions)
@@ -218,5 +219,5 @@ def _added_up(run: Any, piece: int, padded: jax.Array, right: jax.Array) -> jax.
         return run(padded, right)
     pieces = _split(piece, padded, right)
     first = jax.eval_shape(run, *(x[0] for x in pieces))
-    zero = jnp.zeros(first.shape, first.dtype)
+    zero = _manual.zeros(first, first.shape, first.dtype)
     return jax.lax.scan(lambda t, pair: (t + run(*pair), None), zero, pieces)[0]

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dpjax import _manual
 from dpjax.clipping import norms
 from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import (
@@ -136,5 +137,5 @@ def _sum_in_turn(value: jax.Array, weights: jax.Array) -> jax.Array:
         row, weight = one
         return total + jnp.where(weight != 0, row.astype(dtype) * weight, 0), None
 
-    zero = jnp.zeros(value.shape[1:], dtype)
+    zero = _manual.zeros((value, weights), value.shape[1:], dtype)
     return jax.lax.scan(add, zero, (value, weights.astype(zero.real.dtype)))[0]

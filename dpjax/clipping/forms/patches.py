@@ -5,6 +5,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from dpjax import _manual
 from dpjax.clipping.forms.window import Window
 
 
@@ -39,8 +40,7 @@ def in_turn(window: Window, padded: jax.Array) -> jax.Array:
         axis = patches.ndim - 2
         return jax.lax.dynamic_update_slice_in_dim(patches, part, place, axis), None
 
-    # Like the input, so that under shard_map it varies over the same axes.
-    zeros = jax.lax.full_like(padded, 0, shape=shape)
+    zeros = _manual.zeros(padded, shape, padded.dtype)
     places = (jnp.arange(len(window.offsets)), jnp.asarray(window.offsets))
     patches, _ = jax.lax.scan(place, zeros, places)
     return patches.reshape(*shape[:-2], len(window.offsets) * inputs)

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dpjax import _manual
 from dpjax.clipping.forms import measuring
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
@@ -146,7 +147,7 @@ def _times_met(index: jax.Array) -> jax.Array:
         own = jax.lax.dynamic_slice_in_dim(index, position, 1, axis=1)
         return met + (index == own)
 
-    none = jnp.zeros(index.shape, jnp.int32)
+    none = _manual.zeros(index, index.shape, jnp.int32)
     together = min(_TOGETHER, max(1, positions))
     return jax.lax.fori_loop(0, positions, add, none, unroll=together)
 
