@@ -718,8 +718,8 @@ def test_a_small_kernel_on_a_large_image_is_written_out_and_a_late_layer_is_not(
         window = forms.Window((3, 3), (1, 1), (1, 1), (size, size))
         shape = (3, 3, features, features)
         layout = Layout(shape, (), (0, 1, 2), (3,), shape)
-        padded = np.zeros((1, 1, size + 2, size + 2, features))
-        right = np.zeros((1, 1, size, size, features))
+        padded = jnp.zeros((1, 1, size + 2, size + 2, features))
+        right = jnp.zeros((1, 1, size, size, features))
         return forms.settled(forms.Convolution(padded, right, window, layout))
 
     assert isinstance(layer(28, 4), forms.Formed)

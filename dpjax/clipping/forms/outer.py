@@ -1,6 +1,7 @@
 """Sums of outer products: what a matrix product leaves behind."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -37,13 +38,33 @@ class Outer:
     layout: Layout
     raw: str = "left"
 
-    def squares(self) -> Squares:
-        """Return sum over t, s of (left_t . left_s)(right_t . right_s)."""
-        left, right = working(self.left), working(self.right)
-        length = left.shape[2] + left.shape[3] + right.shape[3]
-        squared = squared_by_grams(left, right) if left.shape[2] > 1 else None
-        by_left, by_right = map(measuring.sum_of_squares, (left, right))
+    def squares(
+        self, left_gram: jax.Array | None = None, right_gram: jax.Array | None = None
+    ) -> Squares:
+        """Return sum over t, s of (left_t . left_s)(right_t . right_s).
+
+        Args:
+          left_gram: that of the left side, if it is known already.
+          right_gram: that of the right side.
+        """
+        length = self.left.shape[2] + self.left.shape[3] + self.right.shape[3]
+        by_left, by_right = map(measuring.sum_of_squares, (self.left, self.right))
+        if self.left.shape[2] == 1:
+            return measuring.of_products(None, by_left, by_right, length)
+        left_gram = self.left_gram if left_gram is None else left_gram
+        right_gram = self.right_gram if right_gram is None else right_gram
+        squared = squared_by_grams(left_gram, right_gram)
         return measuring.of_products(squared, by_left, by_right, length)
+
+    @functools.cached_property
+    def left_gram(self) -> jax.Array:
+        """The inner products of left sides, `(batch, groups, positions, positions)`."""
+        return _gram(working(self.left))
+
+    @functools.cached_property
+    def right_gram(self) -> jax.Array:
+        """Those of right sides, in the same shape."""
+        return _gram(working(self.right))
 
     def terms(self) -> list[Term]:
         """Return |left| |right|: the Cauchy-Schwarz inequality."""
@@ -95,8 +116,9 @@ def joined_positions(value: jax.Array) -> jax.Array:
 
 def squared_by_grams(left: jax.Array, right: jax.Array) -> jax.Array:
     """Return parts of the squared norms, `(batch, groups * positions)`."""
-    subscripts = "bgtm,bgsm->bgts"
-    by_left = jnp.einsum(subscripts, left, left, precision=HIGHEST)
-    by_right = jnp.einsum(subscripts, right, right, precision=HIGHEST)
-    parts = jnp.sum(by_left * by_right, axis=-1)
+    parts = jnp.sum(left * right, axis=-1)
     return parts.reshape(left.shape[0], math.prod(left.shape[1:3]))
+
+
+def _gram(side: jax.Array) -> jax.Array:
+    return jnp.einsum("bgtm,bgsm->bgts", side, side, precision=HIGHEST)

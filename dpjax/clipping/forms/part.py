@@ -48,8 +48,11 @@ class Part:
         return self.cut().is_better_formed
 
     def squares(self) -> Squares:
-        """Return the squared norms."""
-        return self.cut().squares()
+        """Return the squared norms, with one Gram matrix for what all parts share."""
+        part = self.cut()
+        if part.left is self.whole.left:
+            return part.squares(left_gram=self.whole.left_gram)
+        return part.squares(right_gram=self.whole.right_gram)
 
     def terms(self) -> list[Term]:
         """Return those of the whole: no part is longer."""

@@ -7,6 +7,7 @@ one costs a CPU as much as the sum itself.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -45,16 +46,29 @@ class Recurrent:
         """Whether writing the gradients out costs less than working without."""
         return self.as_outer().is_better_formed
 
-    def squares(self) -> Squares:
-        """Return the squared norms, from Gram matrices."""
-        outer = self.as_outer()
-        value = squared_by_grams(working(outer.left), working(outer.right))
+    def squares(
+        self, left_gram: jax.Array | None = None, right_gram: jax.Array | None = None
+    ) -> Squares:
+        """Return the squared norms, from Gram matrices; see `Outer.squares`."""
+        left_gram = self.left_gram if left_gram is None else left_gram
+        right_gram = self.right_gram if right_gram is None else right_gram
+        value = squared_by_grams(left_gram, right_gram)
         by_left, by_right = (
             measuring.sum_of_squares(side).T[:, None]
             for side in (self.left, self.right)
         )
         length = len(self.left) + self.left.shape[2] + self.right.shape[2]
         return measuring.of_products(value, by_left, by_right, length)
+
+    @functools.cached_property
+    def left_gram(self) -> jax.Array:
+        """The inner products of left sides, `(batch, 1, steps, steps)`."""
+        return self.as_outer().left_gram
+
+    @functools.cached_property
+    def right_gram(self) -> jax.Array:
+        """The inner products of right sides, `(batch, 1, steps, steps)`."""
+        return self.as_outer().right_gram
 
     def terms(self) -> list[Term]:
         """Return |left| |right|: the Cauchy-Schwarz inequality."""
