@@ -35,9 +35,9 @@ import jax.numpy as jnp
 
 from dpjax import _manual
 from dpjax.clipping import contributions, norms, rules, summing, tape
-from dpjax.clipping.contributions import Gradient
 from dpjax.clipping.forms import extremes, measuring
 from dpjax.clipping.result import PerExample
+from dpjax.clipping.uses import Gradient
 from dpjax.types import ArrayTree, Params
 
 

@@ -16,9 +16,9 @@ from dpjax.clipping.arguments import (
     merge_constants,
     split_constants,
 )
-from dpjax.clipping.contributions import Gradient
 from dpjax.clipping.explanation import Explanation, Row
 from dpjax.clipping.tape import Seen, Site
+from dpjax.clipping.uses import Gradient
 from dpjax.types import ArrayTree, LossFn, Params
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import jax
 
-from dpjax.clipping.contributions import Gradient
 from dpjax.clipping.forms import Part
+from dpjax.clipping.uses import Gradient
 
 
 def weighted_sums(
