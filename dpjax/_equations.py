@@ -136,6 +136,14 @@ def jaxprs_in(eqn: Equation) -> list[core.Jaxpr]:
     ]
 
 
+def contains(jaxpr: core.Jaxpr, wanted: Callable[[Equation], bool]) -> bool:
+    """Whether an equation is wanted, here or in a jaxpr inside."""
+    return any(
+        wanted(eqn) or any(contains(inner, wanted) for inner in jaxprs_in(eqn))
+        for eqn in jaxpr.eqns
+    )
+
+
 def _close(jaxpr: core.Jaxpr) -> core.ClosedJaxpr:
     return core.ClosedJaxpr(jaxpr, ())
 

@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 import dpjax
-from dpjax.clipping import bookkeeping
+from dpjax.clipping import bookkeeping, rules
 
 ENGINES = ["bookkeeping", "vmap"]
 
@@ -342,6 +342,77 @@ def test_a_hostile_number_in_a_wide_array_moves_the_sum_by_the_clip_norm(name, v
     if not np.isfinite(value):
         assert_close(both.sum, others.sum)
     assert np.isfinite(both.per_example.grad_norm[3]) == np.isfinite(value)
+
+
+def recurrent(params, x):
+    def step(h, x):
+        return jnp.tanh(x @ params["x"] + h @ params["h"]), None
+
+    return jnp.sum(lax.scan(step, jnp.zeros(4), x.reshape(16, 16))[0])
+
+
+SATURATED = WIDE | {
+    "positions": (lambda w, x: jnp.sum(jnp.tanh(x.reshape(16, 16) @ w)), jnp.eye(16)),
+    "steps": (recurrent, {"x": jnp.ones((16, 4)), "h": jnp.eye(4)}),
+    "row": (lambda w, x: jnp.sum(jnp.tanh(x * w)), jnp.ones(256)),
+}
+
+
+@pytest.mark.parametrize("name", SATURATED)
+@pytest.mark.parametrize("stability", [0.01, 0.0])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_factor_above_one_makes_no_number_infinite(name, stability, engine):
+    loss, params = SATURATED[name]
+    fn = jitted(loss, rules.Automatic(10.0, stability), engine)
+    x, mask = rows(32, 256), jnp.arange(32) != 3
+    for value in (1e20, 1e30, 1e36):
+        hostile = x.at[3].set(value)
+        both, others = fn(params, hostile).sum, fn(params, hostile, mask=mask).sum
+        moved = jax.tree.map(lambda a, b: np.asarray(a - b, float), both, others)
+        length = math.hypot(*(np.linalg.norm(leaf) for leaf in jax.tree.leaves(moved)))
+        assert length <= 10 * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_example_that_is_not_finite_stays_alone_in_a_convolution_with_groups(engine):
+    def loss(kernel, x, scale):
+        y = lax.conv_general_dilated(
+            x[None], kernel, (1, 1), "SAME", feature_group_count=2
+        )
+        return jnp.sum(jnp.tanh(y[0]) * scale)
+
+    x, mask = rows(4, 4 * 14 * 14).reshape(4, 4, 14, 14), jnp.arange(4) != 2
+    scale = jnp.ones((4, 8, 14, 14)).at[2, 0, 3, 3].set(jnp.nan)
+    fn = jitted(loss, 1.0, engine, batch_argnums=(1, 2))
+    grads = fn(jnp.full((8, 2, 3, 3), 0.1), x, scale)
+    others = fn(jnp.full((8, 2, 3, 3), 0.1), x, scale, mask=mask)
+    np.testing.assert_array_equal(np.isfinite(grads.per_example.grad_norm), mask)
+    assert_close(grads.sum, others.sum)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_norm_over_many_leaves_that_are_nan_is_above_any_number(engine):
+    x = rows(256, 3).at[3].set(jnp.nan)
+    params = {f"w{i}": jnp.ones(3) for i in range(70)}
+    fn = jitted(lambda params, x: sum(w @ x for w in params.values()), 1.0, engine)
+    found = fn(params, x).per_example
+    for norms in (found.grad_norm, found.grad_norm_bound):
+        assert not norms[3] <= 1e38
+        assert np.isfinite(np.delete(norms, 3)).all()
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_a_mark_on_either_side_of_a_weight_that_is_used_both_ways_is_seen(value):
+    def loss(w, x, scale):
+        return jnp.sum(jnp.tanh(x @ w) @ w.T * scale)
+
+    x = rows(4, 64 * 28).reshape(4, 64, 28) * 3e-3
+    scale = jnp.ones((4, 64, 28)).at[2, 5, 5].set(value)
+    fn = jitted(loss, batch_argnums=(1, 2))
+    grads = fn(jnp.eye(28), x, scale)
+    others = fn(jnp.eye(28), x, scale, mask=jnp.arange(4) != 2)
+    assert not np.isfinite(grads.per_example.grad_norm[2])
+    assert_close(grads.sum, others.sum)
 
 
 @pytest.mark.parametrize("side", [4, 10, 20])

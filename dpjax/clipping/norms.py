@@ -59,7 +59,7 @@ def euclidean_norm(values: jax.Array) -> jax.Array:
     """
     *batch, length = values.shape
     if length > _FEW:
-        largest = jnp.max(jnp.abs(values), axis=-1)
+        largest = jnp.max(jnp.abs(values), axis=-1, initial=0)
         scale = _scale(largest)
         total = pairwise_sum(jnp.square(values / scale[..., None]))
     else:

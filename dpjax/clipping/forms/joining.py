@@ -48,7 +48,7 @@ def _joined_outer(parts: list[Outer]) -> Outer | None:
     # Sides that were turned hold inputs, which may be anything: mark them too.
     left = jnp.concatenate([finite(working(part.left)) for part in aligned], axis=2)
     right = jnp.concatenate([finite(working(part.right)) for part in aligned], axis=2)
-    return dataclasses.replace(first, left=left, right=right)
+    return dataclasses.replace(first, left=left, right=right, raw="neither")
 
 
 def _joined_rows(parts: list[Rows]) -> Rows | None:

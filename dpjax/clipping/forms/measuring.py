@@ -115,10 +115,23 @@ def working(value: jax.Array) -> jax.Array:
 
 def weighted(value: jax.Array, weights: jax.Array) -> jax.Array:
     """Scale each example's rows; a weight of zero gives zero, whatever is there."""
-    value = working(value)
     rows = weights.reshape(value.shape[0], *[1] * (value.ndim - 1))
-    rows = rows.astype(jnp.finfo(value.dtype).dtype)
-    return jnp.where(rows != 0, value * rows, 0)
+    return times(value, rows)
+
+
+def times(value: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return a product that is 0 where the weight is, and finite where both are.
+
+    A weight above 1 can make it overflow, and then 0 times it would be NaN. Only
+    examples whose squares overflow hold such numbers: weights of those allow for the
+    sizes of all products, so that less of some adds no more.
+    """
+    value = working(value)
+    info = jnp.finfo(value.dtype)
+    product = value * weights.astype(info.dtype)
+    if not jnp.iscomplexobj(value):
+        product = jnp.clip(product, info.min, info.max)
+    return jnp.where(weights != 0, product, 0)
 
 
 def of_elements(parts: jax.Array, size: int) -> Squares:

@@ -29,8 +29,8 @@ class Outer:
       left: `(batch, groups, positions, rows)`.
       right: `(batch, groups, positions, columns)`.
       layout: where groups, rows and columns are in the weight.
-      raw: which side may hold what is not finite; the other has marks in its place
-        (see `tape.guard`).
+      raw: which side may hold what is not finite, "left", "right" or "neither"; others
+        have marks in its place (see `tape.guard`).
     """
 
     left: jax.Array
@@ -91,12 +91,14 @@ class Outer:
             return self.swapped().formed()
         left, right = working(self.left), working(self.right)
         products = jnp.einsum("bgtm,bgtn->bgmn", left, right, precision=HIGHEST)
-        marked = self.right if self.raw == "left" else self.left
-        return Formed(products, self.layout, has_mark(marked))
+        bad = jnp.zeros(len(left), bool)
+        for name, side in (("left", self.left), ("right", self.right)):
+            bad = bad if self.raw == name else bad | has_mark(side)
+        return Formed(products, self.layout, bad)
 
     def swapped(self) -> "Outer":
         """Return the same gradients with rows and columns exchanged."""
-        raw = {"left": "right", "right": "left"}[self.raw]
+        raw = {"left": "right", "right": "left"}.get(self.raw, self.raw)
         return Outer(self.right, self.left, self.layout.swapped(), raw)
 
     @property

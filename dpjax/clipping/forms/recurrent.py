@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from dpjax.clipping.forms import measuring
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
-from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, working
+from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, times, working
 from dpjax.clipping.forms.outer import Outer, squared_by_grams
 
 
@@ -76,9 +76,7 @@ class Recurrent:
 
     def weighted_sum(self, weights: jax.Array) -> jax.Array:
         """Return the weighted sum by one product over steps and examples."""
-        left, right = working(self.left), working(self.right)
-        rows = weights[:, None].astype(jnp.finfo(left.dtype).dtype)
-        left = jnp.where(rows != 0, left * rows, 0)
+        left, right = times(self.left, weights[:, None]), working(self.right)
         # Steps and examples are not joined: examples may be spread over devices. An
         # einsum would sum over examples first, which copies both sides on a CPU.
         summed = (((0, 1), (0, 1)), ((), ()))

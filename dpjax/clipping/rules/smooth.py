@@ -127,7 +127,7 @@ def _factors(
 ) -> ArrayTree:
     """Return C / divisor(norm) for every leaf, for norms that are at most the divisor.
 
-    A norm next to nothing is not scaled up to C: factors, and cotangents times them,
+    A norm next to nothing is not scaled up to C: factors, and gradients times them,
     stay finite.
     """
     group = Group.of(leaf_norms, like)
