@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dpjax import _check
-from dpjax.clipping import PerExample
+from dpjax.clipping import PerExample, apart
 from dpjax.clipping.arguments import Roles
 from dpjax.clipping.microbatch import Summed, in_microbatches
 from dpjax.optimizers.released_clip import (
@@ -132,12 +132,12 @@ class SparseRowClip(ReleasedClip):
             size = _check.leading_axis("batch", arguments.examples)
             keys = roles.example_keys(arguments.key, jnp.arange(size))
 
-            def one(example: Any) -> Any:
-                grads, _ = jax.grad(loss, has_aux=True)(params, *example)
-                return touched(grads, tables)
+            def gradient(example: Any) -> Any:
+                return jax.grad(loss, has_aux=True)(params, *example)[0]
 
             def counts(examples: Any, mask: jax.Array | None) -> Summed:
-                rows, finite = jax.vmap(one)(examples)
+                grads = apart.mapped(gradient, examples)
+                rows, finite = jax.vmap(lambda one: touched(one, tables))(grads)
                 found = row_counts(rows, finite, mask, self.count_clip)
                 return found, PerExample(None, None)
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax import _check, clipping, noise, optimizers
-from dpjax.clipping import aggregate, arguments, microbatch, rules
+from dpjax.clipping import aggregate, apart, arguments, microbatch, rules
 from dpjax.curvature.sources import Private
 from dpjax.optimizers import settings
 from dpjax.release.result import Release
@@ -52,7 +52,7 @@ def clipped_rows(
         _check.integer("microbatch_size", microbatch_size, minimum=1)
 
     def piece(batch: Any, mask: Any) -> tuple[ArrayTree, clipping.PerExample]:
-        rows = jax.vmap(function)(*batch)
+        rows = apart.mapped(function, *batch)
         _check.float_leaves("function(params, *example)", rows)
         total, norm, _ = aggregate.clip_and_sum(rows, rule, mask)
         return total, clipping.PerExample(None, norm)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpjax import _check, clipping, noise
-from dpjax.clipping import aggregate, arguments, rules
+from dpjax.clipping import aggregate, apart, arguments, rules
 from dpjax.curvature import means
 from dpjax.curvature.sources import Private
 from dpjax.noise.discrete import discrete_gaussian_noise
@@ -217,11 +217,11 @@ def _clipped_rows(
 ) -> ArrayTree:
     """Return each example's clipped result: leaves (batch, ...)."""
 
-    def clipped(keep: jax.Array, *example: Any) -> ArrayTree:
-        row = jax.tree.map(lambda leaf: leaf[None], function(*example))
+    def clipped(keep: jax.Array, result: ArrayTree) -> ArrayTree:
+        row = jax.tree.map(lambda leaf: leaf[None], result)
         return aggregate.clip_and_sum(row, rule, keep[None])[0]
 
-    return jax.vmap(clipped)(mask, *batch)
+    return jax.vmap(clipped)(mask, apart.mapped(function, *batch))
 
 
 def _applied(function: Callable[..., Any], params: Params, *example: Any) -> ArrayTree:
