@@ -13,10 +13,10 @@ from dpjax import _equations, _manual
 def mapped(function: Callable[..., Any], *batch: Any) -> Any:
     """Return `jax.vmap(function)(*batch)`, where NaN stays with its example.
 
-    XLA computes a convolution with groups as one without, whose kernel is 0 between
-    groups. Mapped over examples these are groups, too, and 0 times NaN is NaN: one
-    example would reach all. Where such a convolution is and something is not finite,
-    examples are taken one after the other.
+    Examples of a batch are groups of one convolution to XLA. Where the function's own
+    has groups, too, it mixes them on CPUs: in the gradient of such a kernel, NaN in one
+    example makes all NaN. Where a convolution with groups is and something is not
+    finite, examples are therefore taken one after the other.
 
     Args:
       function: of one example.

@@ -129,13 +129,13 @@ def _measure(gradients: list[Gradient]) -> tuple[jax.Array, jax.Array]:
     usual = seen & jnp.isfinite(norms.pairwise_sum(bounds.T))
     whole = jnp.where(usual, jnp.sqrt(total), jnp.inf)
 
-    def longest() -> jax.Array:
+    def with_extremes() -> jax.Array:
         terms = [gradient.terms() for gradient in gradients]
         longest = extremes.bounds(terms, bounds)
         return jnp.where(jnp.isfinite(whole), bounds, longest)
 
     all_usual = jnp.isfinite(jnp.max(whole, initial=0))
-    return whole, jax.lax.cond(all_usual, lambda: bounds, longest)
+    return whole, jax.lax.cond(all_usual, lambda: bounds, with_extremes)
 
 
 def _kept(factors: list[jax.Array], keep: jax.Array) -> list[jax.Array]:

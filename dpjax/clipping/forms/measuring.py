@@ -122,9 +122,9 @@ def weighted(value: jax.Array, weights: jax.Array) -> jax.Array:
 def times(value: jax.Array, weights: jax.Array) -> jax.Array:
     """Return a product that is 0 where the weight is, and finite where both are.
 
-    A weight above 1 can make it overflow, and then 0 times it would be NaN. Only
-    examples whose squares overflow hold such numbers: weights of those allow for the
-    sizes of all products, so that less of some adds no more.
+    A weight above 1 can make it overflow, and then 0 times it would be NaN. That takes
+    an example whose squares overflow or vanish: weights of those allow for the sizes of
+    all products (see `extremes`), so that less of some adds no more.
     """
     value = working(value)
     info = jnp.finfo(value.dtype)

@@ -91,10 +91,9 @@ class Outer:
             return self.swapped().formed()
         left, right = working(self.left), working(self.right)
         products = jnp.einsum("bgtm,bgtn->bgmn", left, right, precision=HIGHEST)
-        bad = jnp.zeros(len(left), bool)
-        for name, side in (("left", self.left), ("right", self.right)):
-            bad = bad if self.raw == name else bad | has_mark(side)
-        return Formed(products, self.layout, bad)
+        sides = {"left": self.left, "right": self.right}
+        bad = [has_mark(side) for name, side in sides.items() if name != self.raw]
+        return Formed(products, self.layout, functools.reduce(jnp.logical_or, bad))
 
     def swapped(self) -> "Outer":
         """Return the same gradients with rows and columns exchanged."""
