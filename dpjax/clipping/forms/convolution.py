@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from dpjax import _manual
 from dpjax.clipping.forms import measuring, patches
+from dpjax.clipping.forms.compact import compact
 from dpjax.clipping.forms.formed import Formed
 from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import HIGHEST, Squares, Term, weighted, working
@@ -166,14 +167,16 @@ class Convolution:
         pixels = images * math.prod(spatial)
         x = working(self.padded).reshape(batch, pixels, inputs)
         gram = jnp.einsum("bpi,bqi->bpq", x, x, precision=HIGHEST)
-        gram = gram.reshape(batch, images, *spatial, images, *spatial)
+        source = compact(gram)
 
         def add(total: jax.Array, offset: jax.Array) -> tuple:
-            part = self.window.shifted_by(gram, offset, 2)
-            return total + self.window.shifted_by(part, offset, 3 + len(spatial)), None
+            pairs = source.reshape(batch, images, *spatial, images, *spatial)
+            part = self.window.shifted_by(pairs, offset, 2)
+            part = self.window.shifted_by(part, offset, 3 + len(spatial))
+            return total + compact(part), None
 
         shape = (batch, images, *self.window.output, images, *self.window.output)
-        zeros = _manual.zeros(gram, shape, gram.dtype)
+        zeros = compact(_manual.zeros(gram, shape, gram.dtype))
         total, _ = jax.lax.scan(add, zeros, jnp.asarray(self.window.offsets))
         positions = images * math.prod(self.window.output)
         return total.reshape(batch, positions, positions)
@@ -201,23 +204,39 @@ def _total(
     return jnp.einsum("tn,tm->nm", right, left, precision=HIGHEST)
 
 
-def _split(piece: int, *values: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(x.reshape(-1, piece, *x.shape[1:]) for x in values)
-
-
-def _in_pieces(run: Any, piece: int, padded: jax.Array, right: jax.Array) -> Any:
+def _in_pieces(run: Any, piece: int, padded: jax.Array, right: jax.Array) -> jax.Array:
     """Apply `run` to `piece` examples at a time."""
     if padded.shape[0] <= piece:
         return run(padded, right)
-    found = jax.lax.map(lambda pair: run(*pair), _split(piece, padded, right))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    run_piece, pieces, one = _pieces(run, piece, padded, right)
+    found = jax.lax.map(lambda pair: run_piece(*pair), pieces)
+    return found.reshape(padded.shape[0], *one.shape[1:])
 
 
 def _added_up(run: Any, piece: int, padded: jax.Array, right: jax.Array) -> jax.Array:
     """Add up `run` of `piece` examples at a time."""
     if padded.shape[0] <= piece:
         return run(padded, right)
-    pieces = _split(piece, padded, right)
-    first = jax.eval_shape(run, *(x[0] for x in pieces))
-    zero = _manual.zeros(first, first.shape, first.dtype)
-    return jax.lax.scan(lambda t, pair: (t + run(*pair), None), zero, pieces)[0]
+    run_piece, pieces, one = _pieces(run, piece, padded, right)
+    zero = compact(_manual.zeros(one, one.shape, one.dtype))
+    total, _ = jax.lax.scan(lambda t, pair: (t + run_piece(*pair), None), zero, pieces)
+    return total.reshape(one.shape)
+
+
+def _pieces(run: Any, piece: int, *values: jax.Array) -> tuple[Any, Any, Any]:
+    """Prepare a loop over pieces of the batch, of compact arrays.
+
+    Returns:
+      `run` of what one piece is, compact as its result is; the pieces; and what `run`
+      returns for one of them, as a shape.
+    """
+    shapes = [(piece, *x.shape[1:]) for x in values]
+    pieces = tuple(
+        compact(x.reshape(-1, *shape)) for x, shape in zip(values, shapes, strict=True)
+    )
+
+    def whole(*parts: jax.Array) -> jax.Array:
+        return run(*(x.reshape(n) for x, n in zip(parts, shapes, strict=True)))
+
+    one = jax.eval_shape(whole, *(x[0] for x in pieces))
+    return lambda *parts: compact(whole(*parts)), pieces, one

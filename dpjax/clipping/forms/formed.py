@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dpjax import _manual
 from dpjax.clipping import norms
+from dpjax.clipping.forms.compact import compact
 from dpjax.clipping.forms.layout import Layout
 from dpjax.clipping.forms.measuring import (
     Squares,
@@ -131,11 +132,13 @@ def _sum_at_once(value: jax.Array, weights: jax.Array) -> jax.Array:
 
 def _sum_in_turn(value: jax.Array, weights: jax.Array) -> jax.Array:
     """Add one example after the other, without a copy of all of them."""
-    dtype = norms.working_dtype(value.dtype)
+    dtype, shape = norms.working_dtype(value.dtype), value.shape[1:]
 
     def add(total: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple:
         row, weight = one
         return total + jnp.where(weight != 0, row.astype(dtype) * weight, 0), None
 
-    zero = _manual.zeros((value, weights), value.shape[1:], dtype)
-    return jax.lax.scan(add, zero, (value, weights.astype(zero.real.dtype)))[0]
+    zero = compact(_manual.zeros((value, weights), shape, dtype))
+    rows = value.reshape(len(value), *zero.shape)
+    total, _ = jax.lax.scan(add, zero, (rows, weights.astype(zero.real.dtype)))
+    return total.reshape(shape)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax import _manual
+from dpjax.clipping.forms.compact import compact
 from dpjax.clipping.forms.window import Window
 
 
@@ -33,14 +34,17 @@ def in_turn(window: Window, padded: jax.Array) -> jax.Array:
         return at_once(window, padded)
     batch, images, *_, inputs = padded.shape
     shape = (batch, images, *window.output, len(window.offsets), inputs)
+    source = compact(padded)
 
     def place(patches: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple:
         place, offset = one
-        part = window.shifted_by(padded, offset, 2)[..., None, :]
-        axis = patches.ndim - 2
-        return jax.lax.dynamic_update_slice_in_dim(patches, part, place, axis), None
+        part = window.shifted_by(source.reshape(padded.shape), offset, 2)
+        placed = jax.lax.dynamic_update_slice_in_dim(
+            patches.reshape(shape), part[..., None, :], place, len(shape) - 2
+        )
+        return compact(placed), None
 
-    zeros = _manual.zeros(padded, shape, padded.dtype)
+    zeros = compact(_manual.zeros(padded, shape, padded.dtype))
     places = (jnp.arange(len(window.offsets)), jnp.asarray(window.offsets))
     patches, _ = jax.lax.scan(place, zeros, places)
     return patches.reshape(*shape[:-2], len(window.offsets) * inputs)
