@@ -208,35 +208,32 @@ def _in_pieces(run: Any, piece: int, padded: jax.Array, right: jax.Array) -> jax
     """Apply `run` to `piece` examples at a time."""
     if padded.shape[0] <= piece:
         return run(padded, right)
-    run_piece, pieces, one = _pieces(run, piece, padded, right)
-    found = jax.lax.map(lambda pair: run_piece(*pair), pieces)
-    return found.reshape(padded.shape[0], *one.shape[1:])
+    run, pieces = _of_pieces(run, piece, padded, right)
+
+    def run_piece(parts: tuple[jax.Array, ...]) -> jax.Array:
+        found = run(*parts)
+        return found[0] if piece == 1 else found
+
+    found = jax.lax.map(run_piece, pieces)
+    return found if piece == 1 else found.reshape(-1, *found.shape[2:])
 
 
 def _added_up(run: Any, piece: int, padded: jax.Array, right: jax.Array) -> jax.Array:
     """Add up `run` of `piece` examples at a time."""
     if padded.shape[0] <= piece:
         return run(padded, right)
-    run_piece, pieces, one = _pieces(run, piece, padded, right)
-    zero = compact(_manual.zeros(one, one.shape, one.dtype))
-    total, _ = jax.lax.scan(lambda t, pair: (t + run_piece(*pair), None), zero, pieces)
-    return total.reshape(one.shape)
+    run, pieces = _of_pieces(run, piece, padded, right)
+    first = jax.eval_shape(run, *(x[0] for x in pieces))
+    zero = _manual.zeros(first, first.shape, first.dtype)
+    return jax.lax.scan(lambda t, parts: (t + run(*parts), None), zero, pieces)[0]
 
 
-def _pieces(run: Any, piece: int, *values: jax.Array) -> tuple[Any, Any, Any]:
-    """Prepare a loop over pieces of the batch, of compact arrays.
-
-    Returns:
-      `run` of what one piece is, compact as its result is; the pieces; and what `run`
-      returns for one of them, as a shape.
-    """
+def _of_pieces(run: Any, piece: int, *values: jax.Array) -> tuple[Any, Any]:
+    """Return `run` as a function of compact pieces of the batch, and these."""
     shapes = [(piece, *x.shape[1:]) for x in values]
-    pieces = tuple(
-        compact(x.reshape(-1, *shape)) for x, shape in zip(values, shapes, strict=True)
-    )
 
-    def whole(*parts: jax.Array) -> jax.Array:
-        return run(*(x.reshape(n) for x, n in zip(parts, shapes, strict=True)))
+    def run_piece(*parts: jax.Array) -> jax.Array:
+        return run(*(x.reshape(shape) for x, shape in zip(parts, shapes, strict=True)))
 
-    one = jax.eval_shape(whole, *(x[0] for x in pieces))
-    return lambda *parts: compact(whole(*parts)), pieces, one
+    split = (x.reshape(-1, *shape) for x, shape in zip(values, shapes, strict=True))
+    return run_piece, tuple(map(compact, split))
