@@ -13,6 +13,7 @@ from jax import lax
 
 import dpjax
 from dpjax.clipping import bookkeeping, rules
+from dpjax.clipping.forms import convolution, formed
 
 ENGINES = ["bookkeeping", "vmap"]
 
@@ -517,3 +518,54 @@ def test_examples_of_different_devices_are_clipped_apart_inside_of_shard_map(eng
     x = jax.random.normal(jax.random.key(0), (16, 32, 32, 2))
     got, want = jax.jit(sharded)(params, x)["w"], jax.jit(fn)(params, x).sum["w"]
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+# Convolutions, a few examples at a time.
+
+
+@pytest.mark.parametrize(
+    ("route", "piece", "sizes"),
+    [
+        ("products", 1, (3, 1, 2, 5)),
+        ("products", 2, (3, 2, 4, 5)),
+        ("gram", 1, (2, 1, 3, 1)),
+        ("gram", 3, (1, 1, 1, 3)),
+        ("written out", 1, (2, 1, 3, 4)),
+        ("written out", 2, (3, 2, 1, 5)),
+    ],
+)
+def test_pieces_of_any_size_give_the_same(route, piece, sizes, monkeypatch):
+    width, inputs, outputs, side = sizes
+    costs = {
+        "products": (False, math.inf),
+        "gram": (False, 0),
+        "written out": (True, 0),
+    }
+    better_formed, gram_cost = costs[route]
+    form = convolution.Convolution
+    monkeypatch.setattr(form, "is_better_formed", better_formed)
+    monkeypatch.setattr(form, "_gram_cost", gram_cost)
+    monkeypatch.setattr(form, "_piece", lambda self, cache: piece)
+    monkeypatch.setattr(formed, "_SMALL", 0)
+
+    def loss(kernel, x):
+        y = lax.conv(x[None], kernel, (1, 1), "SAME")
+        return jnp.sum(jnp.tanh(y) * jnp.arange(1.0, 1 + y.size).reshape(y.shape))
+
+    with jax.enable_x64(True):
+        random = np.random.default_rng(2)
+        kernel = jnp.asarray(random.normal(size=(outputs, inputs, width, width)))
+        x = jnp.asarray(random.normal(size=(6, inputs, side, side)))
+        got, want = (jitted(loss, engine=engine)(kernel, x) for engine in ENGINES)
+        assert np.linalg.norm(want.sum) > 0.1
+        np.testing.assert_allclose(got.sum, want.sum, rtol=1e-9, atol=1e-12)
+        norms = (grads.per_example.grad_norm for grads in (got, want))
+        np.testing.assert_allclose(*norms, rtol=1e-9)
+
+
+def test_a_kernel_without_outputs_has_an_empty_gradient():
+    def loss(kernel, x):
+        return jnp.sum(lax.conv(x[None], kernel, (1, 1), "SAME")) + jnp.sum(x)
+
+    x = jnp.ones((8, 16, 64, 64))
+    assert fast(loss)(jnp.zeros((0, 16, 3, 3)), x).sum.shape == (0, 16, 3, 3)

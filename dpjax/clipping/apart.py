@@ -13,10 +13,12 @@ from dpjax import _equations, _manual
 def mapped(function: Callable[..., Any], *batch: Any) -> Any:
     """Return `jax.vmap(function)(*batch)`, where NaN stays with its example.
 
-    Examples of a batch are groups of one convolution to XLA. Where the function's own
-    has groups, too, it mixes them on CPUs: in the gradient of such a kernel, NaN in one
-    example makes all NaN. Where a convolution with groups is and something is not
-    finite, examples are therefore taken one after the other.
+    Where each example has a kernel, or a kernel's gradient, of its own, examples are
+    groups of one convolution to XLA. On CPUs it mixes them where the function's has
+    groups, too, or numbers of 64 bits: NaN in one example makes all NaN. Where such a
+    convolution is and something is not finite, examples are therefore taken one after
+    the other. The largest number of a dtype, a mark (see `tape.guard`), counts as not
+    finite.
 
     Args:
       function: of one example.
@@ -30,15 +32,21 @@ def mapped(function: Callable[..., Any], *batch: Any) -> Any:
         return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
     found = jax.vmap(alone)(batch)
-    if not _equations.contains(closed.jaxpr, _has_groups):
+    if not _equations.contains(closed.jaxpr, _is_mixed):
         return found
     floats = [x for x in jax.tree.leaves(found) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in floats]
+    finite = [jnp.all(jnp.abs(x) < jnp.finfo(x.dtype).max) for x in floats]
     return jax.lax.cond(
         jnp.all(jnp.asarray(finite)), lambda: found, lambda: jax.lax.map(alone, batch)
     )
 
 
-def _has_groups(eqn: _equations.Equation) -> bool:
+def _is_mixed(eqn: _equations.Equation) -> bool:
+    """Tell whether XLA may mix examples where this equation is mapped over them."""
+    if eqn.primitive.name != "conv_general_dilated":
+        return False
+    result: Any = eqn.outvars[0].aval
+    dtype = result.dtype
+    is_wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits == 64
     names = ("feature_group_count", "batch_group_count")
-    return any(eqn.params.get(name, 1) > 1 for name in names)
+    return is_wide or any(eqn.params[name] > 1 for name in names)

@@ -28,13 +28,14 @@ References:
     Small Cost, arXiv 2210.00038.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dpjax import _manual
-from dpjax.clipping import contributions, norms, rules, summing, tape
+from dpjax.clipping import apart, contributions, norms, rules, summing, tape
 from dpjax.clipping.forms import extremes, measuring
 from dpjax.clipping.result import PerExample
 from dpjax.clipping.uses import Gradient
@@ -102,9 +103,12 @@ def _record(
 ) -> tuple[Any, list[Gradient]]:
     """Run the loss over the batch and keep what its taps saw."""
     entries = found.entries(leaves)
-    outputs, seen = jax.vmap(found.run, in_axes=(None, 0))(
-        entries, jax.tree.leaves(batch)
-    )
+    run = functools.partial(found.run, entries)
+    examples = jax.tree.leaves(batch)
+    if found.has_own_kernels:
+        outputs, seen = apart.mapped(run, examples)
+    else:
+        outputs, seen = jax.vmap(run)(examples)
     batch_size = jax.tree.leaves(batch)[0].shape[0]
     return outputs, contributions.assemble(found, leaves, entries, seen, batch_size)
 

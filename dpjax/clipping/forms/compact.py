@@ -1,8 +1,8 @@
-"""Arrays without axes of length one, for XLA to find what it has already.
+"""Arrays without axes of length one.
 
-Such an axis may stand anywhere in memory, and does: XLA takes two arrays that are one
-to be different, and where a loop reads or writes the one, it copies the other first,
-though not a number moves.
+XLA gives such an axis any place in memory. Two arrays that differ in that place alone
+look different to it, and a loop that takes the one copies the other first, though not a
+number moves.
 """
 
 import jax

@@ -206,34 +206,39 @@ def _total(
 
 def _in_pieces(run: Any, piece: int, padded: jax.Array, right: jax.Array) -> jax.Array:
     """Apply `run` to `piece` examples at a time."""
-    if padded.shape[0] <= piece:
+    batch = padded.shape[0]
+    if batch <= piece:
         return run(padded, right)
-    run, pieces = _of_pieces(run, piece, padded, right)
-
-    def run_piece(parts: tuple[jax.Array, ...]) -> jax.Array:
-        found = run(*parts)
-        return found[0] if piece == 1 else found
-
-    found = jax.lax.map(run_piece, pieces)
-    return found if piece == 1 else found.reshape(-1, *found.shape[2:])
+    of_piece, pieces = _of_pieces(run, piece, padded, right)
+    if piece == 1:
+        return jax.lax.map(lambda parts: of_piece(*parts)[0], pieces)
+    found = jax.lax.map(lambda parts: of_piece(*parts), pieces)
+    return found.reshape(batch, *found.shape[2:])
 
 
 def _added_up(run: Any, piece: int, padded: jax.Array, right: jax.Array) -> jax.Array:
     """Add up `run` of `piece` examples at a time."""
     if padded.shape[0] <= piece:
         return run(padded, right)
-    run, pieces = _of_pieces(run, piece, padded, right)
-    first = jax.eval_shape(run, *(x[0] for x in pieces))
+    of_piece, pieces = _of_pieces(run, piece, padded, right)
+    first = jax.eval_shape(of_piece, *(x[0] for x in pieces))
     zero = _manual.zeros(first, first.shape, first.dtype)
-    return jax.lax.scan(lambda t, parts: (t + run(*parts), None), zero, pieces)[0]
+    total, _ = jax.lax.scan(lambda t, parts: (t + of_piece(*parts), None), zero, pieces)
+    return total
 
 
 def _of_pieces(run: Any, piece: int, *values: jax.Array) -> tuple[Any, Any]:
-    """Return `run` as a function of compact pieces of the batch, and these."""
+    """Split a batch into pieces, of which there are several.
+
+    Returns:
+      `run` as a function of what a loop over the pieces takes, and what it takes them
+      from: compact arrays, since a loop copies others.
+    """
     shapes = [(piece, *x.shape[1:]) for x in values]
 
-    def run_piece(*parts: jax.Array) -> jax.Array:
+    def of_piece(*parts: jax.Array) -> jax.Array:
         return run(*(x.reshape(shape) for x, shape in zip(parts, shapes, strict=True)))
 
-    split = (x.reshape(-1, *shape) for x, shape in zip(values, shapes, strict=True))
-    return run_piece, tuple(map(compact, split))
+    pairs = zip(values, shapes, strict=True)
+    split = (x.reshape(len(x) // piece, *shape) for x, shape in pairs)
+    return of_piece, tuple(map(compact, split))

@@ -36,15 +36,15 @@ def in_turn(window: Window, padded: jax.Array) -> jax.Array:
     shape = (batch, images, *window.output, len(window.offsets), inputs)
     source = compact(padded)
 
-    def place(patches: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple:
+    def add(patches: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple:
         place, offset = one
         part = window.shifted_by(source.reshape(padded.shape), offset, 2)
-        placed = jax.lax.dynamic_update_slice_in_dim(
+        patches = jax.lax.dynamic_update_slice_in_dim(
             patches.reshape(shape), part[..., None, :], place, len(shape) - 2
         )
-        return compact(placed), None
+        return compact(patches), None
 
     zeros = compact(_manual.zeros(padded, shape, padded.dtype))
     places = (jnp.arange(len(window.offsets)), jnp.asarray(window.offsets))
-    patches, _ = jax.lax.scan(place, zeros, places)
+    patches, _ = jax.lax.scan(add, zeros, places)
     return patches.reshape(*shape[:-2], len(window.offsets) * inputs)

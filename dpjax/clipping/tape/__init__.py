@@ -76,6 +76,11 @@ class Tape:
         seen = [Seen(*pair) for pair in _pairs(program, records, cotangents)]
         return jax.tree.unflatten(self._tree, outputs), seen
 
+    @property
+    def has_own_kernels(self) -> bool:
+        """Whether a convolution may take a kernel that differs between examples."""
+        return self._program.has_own_kernels
+
 
 def record(loss: Callable[..., Any], params: Params, example: ArrayTree) -> Tape:
     """Find the taps of `loss(params, example) -> (scalar, aux)`.

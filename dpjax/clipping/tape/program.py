@@ -128,6 +128,19 @@ class Program:
         return self.sources[atom].from_example
 
     @property
+    def has_own_kernels(self) -> bool:
+        """Whether a convolution may take a kernel that differs between examples."""
+        taken = [step.eqn for step in self.steps if isinstance(step, Plain | Tap)]
+        here = any(eqn is not None and self._takes_own_kernel(eqn) for eqn in taken)
+        return here or any(step.program.has_own_kernels for step in self.nested)
+
+    def _takes_own_kernel(self, eqn: _equations.Equation) -> bool:
+        if _is_convolution(eqn):
+            return self.from_example(eqn.invars[1])
+        inner = _equations.jaxprs_in(eqn)
+        return any(_equations.contains(jaxpr, _is_convolution) for jaxpr in inner)
+
+    @property
     def invars(self) -> list[Any]:
         """The inputs."""
         return self.closed.jaxpr.invars
@@ -136,3 +149,7 @@ class Program:
     def nested(self) -> list[Nested]:
         """The scans and remats among the steps, in order."""
         return [step for step in self.steps if isinstance(step, Nested)]
+
+
+def _is_convolution(eqn: _equations.Equation) -> bool:
+    return eqn.primitive.name == "conv_general_dilated"
