@@ -116,6 +116,11 @@ def scan_bounds(eqn: Equation) -> tuple[int, int]:
     return len(constants), len(constants) + len(carry)
 
 
+def is_convolution(eqn: Equation) -> bool:
+    """Whether the equation is a convolution."""
+    return eqn.primitive.name == "conv_general_dilated"
+
+
 def is_remat(eqn: Equation) -> bool:
     """Whether the equation is a `jax.checkpoint`."""
     return eqn.primitive.name in _REMATS

@@ -43,7 +43,7 @@ def mapped(function: Callable[..., Any], *batch: Any) -> Any:
 
 def _is_mixed(eqn: _equations.Equation) -> bool:
     """Tell whether XLA may mix examples where this equation is mapped over them."""
-    if eqn.primitive.name != "conv_general_dilated":
+    if not _equations.is_convolution(eqn):
         return False
     result: Any = eqn.outvars[0].aval
     dtype = result.dtype

@@ -109,7 +109,7 @@ def _record(
         outputs, seen = apart.mapped(run, examples)
     else:
         outputs, seen = jax.vmap(run)(examples)
-    batch_size = jax.tree.leaves(batch)[0].shape[0]
+    batch_size = examples[0].shape[0]
     return outputs, contributions.assemble(found, leaves, entries, seen, batch_size)
 
 

@@ -135,10 +135,12 @@ class Program:
         return here or any(step.program.has_own_kernels for step in self.nested)
 
     def _takes_own_kernel(self, eqn: _equations.Equation) -> bool:
-        if _is_convolution(eqn):
+        if _equations.is_convolution(eqn):
             return self.from_example(eqn.invars[1])
-        inner = _equations.jaxprs_in(eqn)
-        return any(_equations.contains(jaxpr, _is_convolution) for jaxpr in inner)
+        return any(
+            _equations.contains(inner, _equations.is_convolution)
+            for inner in _equations.jaxprs_in(eqn)
+        )
 
     @property
     def invars(self) -> list[Any]:
@@ -149,7 +151,3 @@ class Program:
     def nested(self) -> list[Nested]:
         """The scans and remats among the steps, in order."""
         return [step for step in self.steps if isinstance(step, Nested)]
-
-
-def _is_convolution(eqn: _equations.Equation) -> bool:
-    return eqn.primitive.name == "conv_general_dilated"
