@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpjax import _check
+from dpjax import _apart, _check, _meshes
 from dpjax.types import ArrayTree, LossFn, Params
 
 
@@ -49,6 +49,8 @@ def per_example_grad(
 
     The parameters are shared by all examples (`in_axes` None); every leaf of a batch
     argument has its examples on axis 0. Time and memory grow with batch x parameters.
+    Where XLA would mix examples, or lose those of other devices, as it does in some
+    convolutions, they are kept apart.
 
     Args:
       loss_fn: `loss_fn(params, *example) -> scalar`, the loss of ONE example; with
@@ -85,21 +87,30 @@ def per_example_grad(
         return out
 
     @functools.partial(jax.jit, static_argnums=0)
-    def run(in_axes: tuple[int | None, ...], *args: Any) -> Any:
+    def run(positions: tuple[int, ...], *args: Any) -> Any:
         grad = jax.grad(checked, argnums=argnums, has_aux=has_aux)
-        return jax.vmap(grad, in_axes=in_axes)(*args)
+
+        def every(args: tuple[Any, ...]) -> Any:
+            def one(*example: Any) -> Any:
+                own = dict(zip(positions, example, strict=True))
+                return grad(*(own.get(i, arg) for i, arg in enumerate(args)))
+
+            return _apart.mapped(one, *(args[i] for i in positions))
+
+        spec = _meshes.spec_of_examples([args[i] for i in positions])
+        return _meshes.left_to_compiler(every, spec, args)
 
     @functools.wraps(loss_fn)
     def fn(*args: Any) -> Any:
-        axes = tuple(
-            0 if (i not in diff if batched is None else i in batched) else None
+        positions = tuple(
+            i
             for i in range(len(args))
+            if (i not in diff if batched is None else i in batched)
         )
         for position in diff:
             _check.float_leaves("params", args[position])
-        batch = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
-        _check.leading_axis("batch", batch)
-        return run(axes, *args)
+        _check.leading_axis("batch", [args[i] for i in positions])
+        return run(positions, *args)
 
     return fn
 

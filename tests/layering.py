@@ -13,8 +13,10 @@ import sys
 
 LAYERS = [
     {"types"},
-    {"_manual"},
+    {"_manual", "_meshes"},
     {"_check", "_equations", "_events", "_files", "_versions"},
+    {"_convolutions"},
+    {"_apart"},
     {"autodiff", "noise", "sampling", "accounting"},
     {"clipping", "curvature"},
     {"optimizers"},

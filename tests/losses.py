@@ -43,6 +43,35 @@ class Case(NamedTuple):
         return (*(self.params if several else (self.params,)), *self.batch)
 
 
+def shared_out(case, devices):
+    """Return the arguments of a call that devices share, and the `jax.P` of each leaf.
+
+    Every device gets as many examples; a key or a constant has none.
+    """
+    num_params = len(case.args) - len(case.batch)
+    batched = case.options.get("batch_argnums", range(num_params, len(case.args)))
+    batched = (batched,) if isinstance(batched, int) else batched
+
+    def is_shared(position, leaf):
+        return position in batched and jnp.ndim(leaf)
+
+    def even(position, leaf):
+        leaf = jnp.asarray(leaf)
+        rows = BATCH // devices * devices
+        return leaf[:rows] if is_shared(position, leaf) else leaf
+
+    def spec(position, leaf):
+        return jax.P("data") if is_shared(position, leaf) else jax.P()
+
+    def every(function):
+        return tuple(
+            jax.tree.map(functools.partial(function, position), arg)
+            for position, arg in enumerate(case.args)
+        )
+
+    return every(even), every(spec)
+
+
 class Draw:
     """Random arrays for one case."""
 

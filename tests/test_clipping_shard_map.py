@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import losses
 import numpy as np
 import pytest
@@ -31,29 +30,16 @@ CORE = [
 def clipped_sum(case, engine, **settings):
     """Return the clipped sum over both devices, each of which has half of a batch."""
     fn = dpjax.clipped_grad(case.loss, 1.0, engine=engine, **case.options, **settings)
-    num_params = len(case.args) - len(case.batch)
-    args, specs = list(case.args[:num_params]), [jax.P()] * num_params
-    for arg in case.batch:
-        arg = jax.tree.map(even, arg)
-        args.append(arg)
-        specs.append(jax.tree.map(lambda x: jax.P("data") if x.ndim else jax.P(), arg))
+    args, specs = losses.shared_out(case, DEVICES)
     mesh = jax.make_mesh(
         (DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
 
-    @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=tuple(specs), out_specs=jax.P()
-    )
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=jax.P())
     def summed(*args):
         return jax.lax.psum(fn(*args).sum, "data")
 
     return jax.jit(summed, compiler_options=UNOPTIMISED)(*args)
-
-
-def even(leaf):
-    """Return as many rows as devices can share; a key has none."""
-    leaf = jnp.asarray(leaf)
-    return leaf[: losses.BATCH // DEVICES * DEVICES] if leaf.ndim else leaf
 
 
 def check(case, **settings):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax import _check, _manual
+from dpjax import _check, _manual, _meshes
 from dpjax.clipping import automatic, bookkeeping, rules, unclipped, vmapped
 from dpjax.clipping.arguments import (
     Roles,
@@ -160,6 +160,14 @@ def _batched(
 ) -> Callable:
     @functools.partial(jax.jit, static_argnums=0)
     def compiled(static: Any, arguments: Any, mask: Any, extra: tuple[Any, ...]) -> Any:
+        specs = jax.tree.map(_meshes.spec_of, arguments.params)
+        examples = _meshes.spec_of_examples(arguments.examples)
+        function = functools.partial(summed, static)
+        return _meshes.left_to_compiler(
+            function, (specs, examples), arguments, mask, extra
+        )
+
+    def summed(static: Any, arguments: Any, mask: Any, extra: tuple[Any, ...]) -> Any:
         constants = merge_constants(arguments.constants, static)
         example_loss = roles.example_loss(loss_fn, constants)
         batch_size = _check.leading_axis("batch", arguments.examples)

@@ -34,8 +34,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax import _manual
-from dpjax.clipping import apart, contributions, norms, rules, summing, tape
+from dpjax import _apart, _manual
+from dpjax.clipping import contributions, norms, rules, summing, tape
 from dpjax.clipping.forms import extremes, measuring
 from dpjax.clipping.result import PerExample
 from dpjax.clipping.uses import Gradient
@@ -106,7 +106,7 @@ def _record(
     run = functools.partial(found.run, entries)
     examples = jax.tree.leaves(batch)
     if found.has_own_kernels:
-        outputs, seen = apart.mapped(run, examples)
+        outputs, seen = _apart.mapped(run, examples)
     else:
         outputs, seen = jax.vmap(run)(examples)
     batch_size = examples[0].shape[0]

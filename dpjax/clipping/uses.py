@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.clipping import apart
+from dpjax import _apart
 from dpjax.clipping.forms import Form, Formed, Part, Squares, Term, words
 from dpjax.clipping.norm_rules import RULES, Meeting
 from dpjax.clipping.tape import Piece, Seen, Site
@@ -64,7 +64,7 @@ def use_at(site: Site, leaves: list[jax.Array], entries: Any, seen: Seen) -> Gra
     how = ""
     if form is None:
         weights = site.weights(leaves, entries)
-        form = Formed(apart.mapped(lambda one: site.pull_back(one, weights), seen))
+        form = Formed(_apart.mapped(lambda one: site.pull_back(one, weights), seen))
         how = words.without_rule(site.primitive, known=rule is not None)
         how = words.COMPLEX if _is_complex(seen) else how
     return Gradient(form, site.source.views, how)

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from dpjax.clipping import aggregate, apart, rules
+from dpjax import _apart
+from dpjax.clipping import aggregate, rules
 from dpjax.clipping.result import PerExample
 from dpjax.types import ArrayTree, Params
 
@@ -36,6 +37,6 @@ def clipped_sum(
     def gradient(params: Params, example: ArrayTree, key: Any) -> Any:
         return jax.value_and_grad(example_loss, has_aux=True)(params, example, key)
 
-    (loss, aux), grads = apart.mapped(functools.partial(gradient, params), *batch)
+    (loss, aux), grads = _apart.mapped(functools.partial(gradient, params), *batch)
     total, grad_norm, bound = aggregate.clip_and_sum(grads, rule, mask)
     return total, PerExample(loss, grad_norm, aux, bound)

@@ -12,8 +12,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.sparse import linalg
 
-from dpjax import _check
-from dpjax.curvature import means, meshes, vectors
+from dpjax import _check, _meshes
+from dpjax.curvature import means, vectors
 from dpjax.curvature.matvec import MatVec, as_matvec
 from dpjax.types import ArrayTree
 
@@ -108,10 +108,10 @@ def _solve(
         return cg(product, right, tol=tolerance, maxiter=steps)[0]
 
     damped = functools.partial(_damped, matvec, damping)
-    with meshes.context(vector):
+    with _meshes.context(vector):
         # The squares of a right-hand side that is not near one are lost in float32.
         right, unit = vectors.split(vector)
-        value = meshes.automatic(conjugate, damped, right)
+        value = _meshes.automatic(conjugate, damped, right)
         return _rated(value, damped(value), right, unit)
 
 

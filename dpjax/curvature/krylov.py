@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpjax import _check
-from dpjax.curvature import loops, meshes, vectors
+from dpjax import _check, _meshes
+from dpjax.curvature import loops, vectors
 from dpjax.curvature.matvec import as_matvec
 from dpjax.curvature.tridiagonal import Tridiagonal
 from dpjax.types import ArrayTree, KeyLike
@@ -187,7 +187,7 @@ def begin(
     space: vectors.Space, key: jax.Array, start: ArrayTree | None
 ) -> tuple[jax.Array, ArrayTree]:
     """Return the key of what is drawn later, and the first direction."""
-    with meshes.context(space.like):
+    with _meshes.context(space.like):
         first, later = jax.random.split(key)
         drawn = vectors.generic(space, first)
         if start is None:
@@ -229,7 +229,7 @@ def _rows_like(rows: int, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     if leaf.sharding is None:
         return zeros
     along = jax.P(None, *leaf.sharding.spec)
-    return meshes.placed(zeros, meshes.Sharding(leaf.sharding.mesh, along))
+    return _meshes.placed(zeros, _meshes.Sharding(leaf.sharding.mesh, along))
 
 
 def _set(basis: ArrayTree, row: int | jax.Array, vector: ArrayTree) -> ArrayTree:

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from dpjax import _check
-from dpjax.curvature import meshes, vectors
+from dpjax import _check, _meshes
+from dpjax.curvature import vectors
 from dpjax.curvature.matvec import MatVec, as_matvec
 from dpjax.types import ArrayTree
 
@@ -106,11 +106,11 @@ def in_turn(
 
     Args and results are those of `run`, which says what `batch_size` does.
     """
-    with meshes.context(space.like):
+    with _meshes.context(space.like):
         if _check.leading_axis("arguments", arguments) == 1:
             only = one(jax.tree.map(lambda leaf: leaf[0], arguments))
             return jax.tree.map(lambda leaf: leaf[None], only)
-        size = None if meshes.is_split(space.like) else batch_size
+        size = None if _meshes.is_split(space.like) else batch_size
         return jax.lax.map(one, arguments, batch_size=size)
 
 
@@ -143,17 +143,17 @@ def _checked(process: Process, product: ArrayTree) -> ArrayTree:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _init(process: Process, argument: Any) -> Any:
-    with meshes.context(process.space.like):
+    with _meshes.context(process.space.like):
         return process.init(argument)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _ask(process: Process, state: Any) -> ArrayTree:
-    with meshes.context(process.space.like):
+    with _meshes.context(process.space.like):
         return process.ask(state)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _tell(process: Process, state: Any, product: ArrayTree) -> Any:
-    with meshes.context(process.space.like):
+    with _meshes.context(process.space.like):
         return process.tell(state, _checked(process, product))

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from dpjax import _check
-from dpjax.curvature import loops, meshes, vectors
+from dpjax import _check, _meshes
+from dpjax.curvature import loops, vectors
 from dpjax.curvature.matvec import as_matvec
 from dpjax.curvature.readings import Reading
 from dpjax.types import ArrayTree
@@ -39,7 +39,7 @@ def dense(matvec: Callable[[ArrayTree], ArrayTree], like: ArrayTree) -> Reading:
     space = vectors.space_of(like)
     if space.size > LARGEST:
         _check.fail(f"at most {LARGEST} rows", "the size of like", space.size)
-    units = meshes.beside(jnp.eye(space.size, dtype=space.dtype), like)
+    units = _meshes.beside(jnp.eye(space.size, dtype=space.dtype), like)
     columns = loops.run(_Column(space), matvec, units)
     return Reading(columns.T, as_matvec(matvec).event)
 
@@ -58,7 +58,7 @@ class _Column:
         return vectors.shaped(self.space, state)
 
     def tell(self, state: jax.Array, product: ArrayTree) -> jax.Array:
-        whole = jax.tree.map(meshes.gathered, product)
+        whole = jax.tree.map(_meshes.gathered, product)
         return ravel_pytree(whole)[0].astype(state.dtype)
 
     def result(self, state: jax.Array) -> jax.Array:

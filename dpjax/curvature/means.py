@@ -13,8 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 
-from dpjax import _check, autodiff
-from dpjax.curvature import meshes
+from dpjax import _check, _meshes, autodiff
 from dpjax.curvature.matvec import MatVec
 from dpjax.curvature.sources import Source, arguments, raw_event
 from dpjax.types import ArrayTree, Params
@@ -177,7 +176,9 @@ def in_one_precision(params: Params, vector: ArrayTree) -> tuple[Params, ArrayTr
     point = jax.tree.map(jnp.asarray, params, types)
     vector = jax.tree.map(jnp.asarray, vector, types)
     return point, jax.tree.map(
-        lambda leaf, like: meshes.placed(leaf, meshes.sharding_of(like)), vector, point
+        lambda leaf, like: _meshes.placed(leaf, _meshes.sharding_of(like)),
+        vector,
+        point,
     )
 
 
@@ -195,7 +196,7 @@ def _mean(
     def of_piece(piece: tuple[Any, ...]) -> ArrayTree:
         return total(point, direction, weight, piece, *functions)
 
-    with meshes.context((params, batch)):
+    with _meshes.context((params, batch)):
         return _in_pieces(of_piece, batch, microbatch_size)
 
 
@@ -208,14 +209,14 @@ def _in_pieces(
     num_examples = _check.leading_axis("batch", batch)
     if size is None or num_examples <= size:
         return total(batch)
-    pieces, remainder = meshes.pieces(batch, size)
+    pieces, remainder = _meshes.pieces(batch, size)
 
     def step(running: ArrayTree, piece: tuple[Any, ...]) -> tuple[ArrayTree, None]:
         return jax.tree.map(jnp.add, running, total(piece)), None
 
     def zero(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         zeros = jnp.zeros(leaf.shape, leaf.dtype)
-        return meshes.placed(zeros, meshes.sharding_of(leaf))
+        return _meshes.placed(zeros, _meshes.sharding_of(leaf))
 
     if remainder is None:
         one = jax.tree.map(lambda leaf: leaf[0], pieces)

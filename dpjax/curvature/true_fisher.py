@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax import _check
-from dpjax.curvature import means, meshes
+from dpjax import _check, _meshes
+from dpjax.curvature import means
 from dpjax.curvature.matvec import MatVec
 from dpjax.curvature.outputs import (
     ModelFn,
@@ -216,7 +216,7 @@ def _first_total(
     output_loss_fn: OutputLossFn,
 ) -> jax.Array:
     """Return the sum over classes of the first example's probabilities."""
-    first = jax.tree.map(lambda leaf: meshes.gathered(leaf)[0], inputs)
+    first = jax.tree.map(lambda leaf: _meshes.gathered(leaf)[0], inputs)
     output = means.widened(model_fn(means.widened(params), *first))
     targets = jnp.arange(num_classes)
     losses = means.losses(functools.partial(output_loss_fn, output), targets)
@@ -235,7 +235,7 @@ def _draw(
     """Return targets `(batch, num_samples, ...)`."""
     example = jax.tree.leaves(inputs)[0]
     all_keys = jax.random.split(key, (example.shape[0], num_samples))
-    all_keys = meshes.along(all_keys, example)
+    all_keys = _meshes.along(all_keys, example)
     point = means.widened(params)
 
     def targets(own_keys: jax.Array, *example: Any) -> ArrayTree:

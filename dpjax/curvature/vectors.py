@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpjax import _check
-from dpjax.curvature import meshes
+from dpjax import _check, _meshes
 from dpjax.noise import keys, threefry
 from dpjax.types import ArrayTree, KeyLike
 
@@ -68,7 +67,7 @@ def space_of(like: ArrayTree) -> Space:
         jax.ShapeDtypeStruct(
             np.shape(leaf),
             jnp.promote_types(jnp.result_type(leaf), jnp.float32),
-            sharding=meshes.sharding_of(leaf),
+            sharding=_meshes.sharding_of(leaf),
         )
         for leaf in leaves
     ]
@@ -80,7 +79,7 @@ def space_of(like: ArrayTree) -> Space:
 
 def probe_key(key: KeyLike, like: ArrayTree) -> jax.Array:
     """Return the typed key of everything that one algorithm draws for `like`."""
-    return meshes.beside(keys.domain_key(keys.key_data(key), DOMAIN), like)
+    return _meshes.beside(keys.domain_key(keys.key_data(key), DOMAIN), like)
 
 
 def cast(space: Space, name: str, tree: ArrayTree) -> ArrayTree:
@@ -106,7 +105,7 @@ def zero(space: Space) -> ArrayTree:
 def placed(space: Space, tree: ArrayTree) -> ArrayTree:
     """Return a vector of the space with the shardings of the space, in `jax.jit`."""
     return jax.tree.map(
-        lambda x, leaf: meshes.placed(x, leaf.sharding), tree, space.like
+        lambda x, leaf: _meshes.placed(x, leaf.sharding), tree, space.like
     )
 
 
@@ -213,7 +212,7 @@ def _contracted(x: jax.Array, leaf: jax.Array) -> jax.Array:
         leaf,
         axes=leaf.ndim,
         precision=_EXACT,
-        out_sharding=meshes.on_every_device(leaf),
+        out_sharding=_meshes.on_every_device(leaf),
     )
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from dpjax import _check, clipping
+from dpjax import _check, _meshes, clipping
 from dpjax.clipping import aggregate, arguments, rules
 from dpjax.types import ArrayTree, Params
 
@@ -112,7 +112,11 @@ def _clip_per_example(
     updates: ArrayTree, rule: rules.ClippingRule, mask: jax.Array | None
 ) -> tuple[ArrayTree, jax.Array, jax.Array]:
     """Clip and sum; its name marks, in a traced update, where clipping happens."""
-    return aggregate.clip_and_sum(updates, rule, mask)
+    specs = jax.tree.map(lambda leaf: jax.P(*_meshes.spec_of(leaf)[1:]), updates)
+    examples = _meshes.spec_of_examples(updates)
+    return _meshes.left_to_compiler(
+        aggregate.clip_and_sum, (specs, examples, examples), updates, rule, mask
+    )
 
 
 def refuse_masked(name: str, tree: ArrayTree) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax import _check, clipping
-from dpjax.clipping import apart
+from dpjax import _apart, _check, clipping
 from dpjax.clipping.arguments import as_mask
 from dpjax.clipping.microbatch import in_microbatches
 from dpjax.optimizers.grid import checked_granularity
@@ -125,7 +124,7 @@ def _summed(
     """Return the sum of all examples, in pieces."""
 
     def piece(batch: Any, mask: jax.Array | None) -> Any:
-        rows = apart.mapped(alone, batch, mask)
+        rows = _apart.mapped(alone, batch, mask)
         return jax.tree.map(lambda leaf: leaf.sum(axis=0), rows.sum), rows.per_example
 
     total, per_example = in_microbatches(piece, batch, mask, microbatch_size)

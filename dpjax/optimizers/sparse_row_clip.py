@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dpjax import _check
-from dpjax.clipping import PerExample, apart
+from dpjax import _apart, _check
+from dpjax.clipping import PerExample
 from dpjax.clipping.arguments import Roles
 from dpjax.clipping.microbatch import Summed, in_microbatches
 from dpjax.optimizers.released_clip import (
@@ -136,7 +136,7 @@ class SparseRowClip(ReleasedClip):
                 return jax.grad(loss, has_aux=True)(params, *example)[0]
 
             def counts(examples: Any, mask: jax.Array | None) -> Summed:
-                grads = apart.mapped(gradient, examples)
+                grads = _apart.mapped(gradient, examples)
                 rows, finite = jax.vmap(lambda one: touched(one, tables))(grads)
                 found = row_counts(rows, finite, mask, self.count_clip)
                 return found, PerExample(None, None)

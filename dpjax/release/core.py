@@ -14,8 +14,8 @@ import dp_accounting
 import jax
 import jax.numpy as jnp
 
-from dpjax import _check, clipping, noise, optimizers
-from dpjax.clipping import aggregate, apart, arguments, microbatch, rules
+from dpjax import _apart, _check, _meshes, clipping, noise, optimizers
+from dpjax.clipping import aggregate, arguments, microbatch, rules
 from dpjax.curvature.sources import Private
 from dpjax.optimizers import settings
 from dpjax.release.result import Release
@@ -51,13 +51,16 @@ def clipped_rows(
     if microbatch_size is not None:
         _check.integer("microbatch_size", microbatch_size, minimum=1)
 
-    def piece(batch: Any, mask: Any) -> tuple[ArrayTree, clipping.PerExample]:
-        rows = apart.mapped(function, *batch)
-        _check.float_leaves("function(params, *example)", rows)
-        total, norm, _ = aggregate.clip_and_sum(rows, rule, mask)
-        return total, clipping.PerExample(None, norm)
+    def summed(function: Any, batch: Any, mask: Any, rule: Any) -> ArrayTree:
+        def piece(batch: Any, mask: Any) -> tuple[ArrayTree, clipping.PerExample]:
+            rows = _apart.mapped(function, *batch)
+            _check.float_leaves("function(params, *example)", rows)
+            total, norm, _ = aggregate.clip_and_sum(rows, rule, mask)
+            return total, clipping.PerExample(None, norm)
 
-    total, _ = microbatch.in_microbatches(piece, batch, mask, microbatch_size)
+        return microbatch.in_microbatches(piece, batch, mask, microbatch_size)[0]
+
+    total = _meshes.left_to_compiler(summed, jax.P(), function, batch, mask, rule)
     size = _check.leading_axis("batch", batch) if mask is None else None
     return clipping.ClippedGrads(total, None, rule.sensitivity, size)
 

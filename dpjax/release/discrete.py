@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpjax import _check, clipping, noise
-from dpjax.clipping import aggregate, apart, arguments, rules
+from dpjax import _apart, _check, clipping, noise
+from dpjax.clipping import aggregate, arguments, rules
 from dpjax.curvature import means
 from dpjax.curvature.sources import Private
 from dpjax.noise.discrete import discrete_gaussian_noise
@@ -221,7 +221,7 @@ def _clipped_rows(
         row = jax.tree.map(lambda leaf: leaf[None], result)
         return aggregate.clip_and_sum(row, rule, keep[None])[0]
 
-    return jax.vmap(clipped)(mask, apart.mapped(function, *batch))
+    return jax.vmap(clipped)(mask, _apart.mapped(function, *batch))
 
 
 def _applied(function: Callable[..., Any], params: Params, *example: Any) -> ArrayTree:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from dpjax import _equations, _manual
+from dpjax import _convolutions, _equations, _manual
 
 
 def mapped(function: Callable[..., Any], *batch: Any) -> Any:
@@ -26,9 +26,10 @@ def mapped(function: Callable[..., Any], *batch: Any) -> Any:
     """
     one = jax.tree.map(lambda leaf: _manual.shaped(jax.typeof(leaf), lead=1), batch)
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*one)
+    run = core.jaxpr_as_fun(closed.replace(jaxpr=_convolutions.in_order(closed.jaxpr)))
 
     def alone(example: tuple[Any, ...]) -> Any:
-        found = core.jaxpr_as_fun(closed)(*jax.tree.leaves(example))
+        found = run(*jax.tree.leaves(example))
         return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
     found = jax.vmap(alone)(batch)

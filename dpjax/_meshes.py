@@ -105,6 +105,37 @@ def automatic(
     return jax.sharding.auto_axes(outside, axes=axes, out_sharding=specs)(vector)
 
 
+def left_to_compiler(
+    function: Callable[..., Any], out_specs: Any, *arguments: ArrayTree
+) -> Any:
+    """Return `function(*arguments)`, explicit axes left to the compiler in it.
+
+    Args:
+      function: what has no say in where its arrays live.
+      out_specs: prefix pytree of the `jax.P`s of what it returns.
+      arguments: pytrees of arrays; inside of `jax.jit`.
+    """
+    shardings = filter(None, map(sharding_of, jax.tree.leaves(arguments)))
+    if (sharding := next(shardings, None)) is None:
+        return function(*arguments)
+    axes = sharding.mesh.explicit_axes
+    with context(arguments):
+        inside = jax.sharding.auto_axes(function, axes=axes, out_sharding=out_specs)
+        return inside(*arguments)
+
+
+def spec_of(leaf: Any) -> jax.P:
+    """Return how explicit axes split an array: `jax.P()` where there are none."""
+    sharding = sharding_of(leaf)
+    return jax.P() if sharding is None else sharding.spec
+
+
+def spec_of_examples(batch: ArrayTree) -> jax.P:
+    """Return how explicit axes split axis 0 of the arrays, by the first one split."""
+    specs = filter(None, map(spec_of, jax.tree.leaves(batch)))
+    return next((jax.P(spec[0]) for spec in specs if spec[0] is not None), jax.P())
+
+
 def pieces(batch: ArrayTree, size: int) -> tuple[ArrayTree, ArrayTree | None]:
     """Return a batch in pieces of `size`, and what remains, or None.
 

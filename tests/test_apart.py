@@ -7,7 +7,8 @@ import pytest
 from jax import lax
 
 import dpjax
-from dpjax.clipping import apart, rules
+from dpjax import _apart
+from dpjax.clipping import rules
 from dpjax.optimizers.rounded_grad import rounded_grad
 from dpjax.release import core
 
@@ -57,7 +58,7 @@ def test_it_is_vmap():
         return {"a": x * y, "b": (jnp.sum(y), None)}
 
     args = (jnp.arange(3.0), jnp.arange(6.0).reshape(3, 2))
-    got, want = apart.mapped(function, *args), jax.vmap(function)(*args)
+    got, want = _apart.mapped(function, *args), jax.vmap(function)(*args)
     assert jax.tree.structure(got) == jax.tree.structure(want)
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
@@ -66,14 +67,14 @@ def test_only_the_examples_that_are_not_finite_are_so():
     gradient = jax.grad(grouped)
     batch = hostile_batch()
     found = jax.jit(
-        lambda *batch: apart.mapped(lambda *e: gradient(KERNEL, *e), *batch)
+        lambda *batch: _apart.mapped(lambda *e: gradient(KERNEL, *e), *batch)
     )
     finite = np.isfinite(found(*batch)).reshape(4, -1).all(axis=1)
     np.testing.assert_array_equal(finite, np.arange(4) != BAD)
 
 
 def test_an_empty_batch_is_taken():
-    found = apart.mapped(
+    found = _apart.mapped(
         lambda x, s: grouped(KERNEL, x, s), *(leaf[:0] for leaf in hostile_batch())
     )
     assert found.shape == (0,)
