@@ -1,5 +1,7 @@
 """On a mesh with explicit axes, the default of `jax.make_mesh`: the same numbers."""
 
+import contextlib
+import dataclasses
 import functools
 import operator
 
@@ -135,6 +137,24 @@ def test_results_are_split_as_parameters_and_examples_are():
         "example": jax.P("data", None),
         "total": jax.P("data"),
     }
+
+
+@pytest.mark.parametrize("context", [jax.set_mesh, contextlib.nullcontext])
+def test_an_explanation_is_that_of_one_device(context, capsys):
+    params, x = layer()
+    on = mesh()
+    with context(on):
+        found = dpjax.explain(
+            layer_loss, put(params, SPECS, on), put(x, jax.P("data"), on)
+        )
+    want = dpjax.explain(layer_loss, params, x)
+
+    # JAX writes a plain gradient down in a few more equations inside of a context.
+    def work(rows):
+        return [dataclasses.replace(row, plain_operations=0) for row in rows]
+
+    assert work(found.rows) == work(want.rows)
+    capsys.readouterr()
 
 
 OPTIMIZERS = {

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from dpjax import _check, _equations
+from dpjax import _check, _equations, _manual
 from dpjax.clipping import bookkeeping, contributions, counting, liveness, unclipped
 from dpjax.clipping.arguments import (
     Arguments,
@@ -86,7 +86,9 @@ def explain(
         loss = roles.example_loss(loss_fn, constants)
         found.append(_explanation(loss, roles, arguments, microbatch_size))
 
-    jax.eval_shape(look, arguments._replace(constants=arrays))
+    given = arguments._replace(constants=arrays)
+    # Where arrays live is no matter here.
+    jax.eval_shape(look, jax.tree.map(lambda x: _manual.shaped(jax.typeof(x)), given))
     print(found[0])
     return found[0]
 
