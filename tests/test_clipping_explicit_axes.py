@@ -13,7 +13,8 @@ import optax
 import pytest
 
 import dpjax
-from dpjax import clipping
+from dpjax import clipping, release
+from dpjax.curvature import Private
 
 DEVICES = 2
 FEW_ROUNDINGS = 1e-5
@@ -211,3 +212,24 @@ def test_private_steps_are_those_of_one_device(name, gradients, specs):
         assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
     moved = jax.tree.map(operator.sub, got, params)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(moved))
+
+
+def mean_output(params, x, **settings):
+    def output(params, x):
+        return jnp.tanh(x @ params["w"])
+
+    return release.private_mean(output, params, Private(x), **settings)
+
+
+def product(params, x, **settings):
+    return release.private_hvp(layer_loss, params, Private(x), params, **settings)
+
+
+@pytest.mark.parametrize("released", [mean_output, product])
+def test_releases_are_those_of_one_device(released):
+    settings = {"l2_norm_clip": 1.0, "noise_multiplier": 1.0, "key": 0}
+    params, x = layer()
+    on = mesh()
+    placed = put(params, SPECS, on), put(x, jax.P("data"), on)
+    want = released(params, x, **settings).value
+    assert_close(released(*placed, **settings).value, want)
