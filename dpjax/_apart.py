@@ -13,6 +13,8 @@ from dpjax import _convolutions, _equations, _manual
 def mapped(function: Callable[..., Any], *batch: Any) -> Any:
     """Return `jax.vmap(function)(*batch)`, where NaN stays with its example.
 
+    Nor is an example lost where devices share the batch (see `_convolutions`).
+
     Where each example has a kernel, or a kernel's gradient, of its own, examples are
     groups of one convolution to XLA. On CPUs it mixes them where the function's has
     groups, too, or numbers of 64 bits: NaN in one example makes all NaN. Where such a

@@ -61,10 +61,9 @@ def context(tree: ArrayTree) -> contextlib.AbstractContextManager[Any]:
     Args:
       tree: arrays or `jax.ShapeDtypeStruct`s.
     """
-    for leaf in jax.tree.leaves(tree):
-        if sharding := sharding_of(leaf):
-            return jax.sharding.use_abstract_mesh(_abstract(sharding.mesh))
-    return contextlib.nullcontext()
+    if (sharding := _first_of(tree)) is None:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(_abstract(sharding.mesh))
 
 
 def beside(array: jax.Array, tree: ArrayTree) -> jax.Array:
@@ -115,8 +114,7 @@ def left_to_compiler(
       out_specs: prefix pytree of the `jax.P`s of what it returns.
       arguments: pytrees of arrays; inside of `jax.jit`.
     """
-    shardings = filter(None, map(sharding_of, jax.tree.leaves(arguments)))
-    if (sharding := next(shardings, None)) is None:
+    if (sharding := _first_of(arguments)) is None:
         return function(*arguments)
     axes = sharding.mesh.explicit_axes
     with context(arguments):
@@ -174,6 +172,11 @@ def _num_shards(leaf: jax.Array) -> int:
     names = sharding.spec[0]
     names = names if isinstance(names, tuple) else (names,)
     return math.prod(sharding.mesh.shape[name] for name in names)
+
+
+def _first_of(tree: ArrayTree) -> Sharding | None:
+    """Return the sharding of the first array that has one in its type."""
+    return next(filter(None, map(sharding_of, jax.tree.leaves(tree))), None)
 
 
 def _abstract(

@@ -84,6 +84,8 @@ def clipped_grad(
       the call and may be traced; a traced one is not checked and must be > 0. It may
       be a `rules.IndividualClip`, too.
 
+      On a mesh with explicit axes, `.sum` is split as the parameters are.
+
     Guarantee:
       Add-or-remove-one changes `.sum` by at most `.sensitivity`, replace-one by twice
       that, up to the float32 rounding of the sum (about batch * 2^-24 of its norm);
