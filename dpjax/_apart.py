@@ -10,7 +10,7 @@ from jax.extend import core
 from dpjax import _convolutions, _equations, _manual
 
 
-def mapped(function: Callable[..., Any], *batch: Any) -> Any:
+def mapped(function: Callable[..., Any], *batch: Any, to_the_bit: bool = False) -> Any:
     """Return `jax.vmap(function)(*batch)`, where NaN stays with its example.
 
     Nor is an example lost where devices share the batch (see `_convolutions`).
@@ -20,11 +20,13 @@ def mapped(function: Callable[..., Any], *batch: Any) -> Any:
     groups, too, or numbers of 64 bits: NaN in one example makes all NaN. Where such a
     convolution is and something is not finite, examples are therefore taken one after
     the other. The largest number of a dtype, a mark (see `tape.guard`), counts as not
-    finite.
+    finite. What comes out for the others may then be an ulp off.
 
     Args:
       function: of one example.
       batch: its arguments, leaves with a leading axis `(batch,)`.
+      to_the_bit: whether an ulp is too much: examples are always taken one after the
+        other where such a convolution is.
     """
     one = jax.tree.map(lambda leaf: _manual.shaped(jax.typeof(leaf), lead=1), batch)
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*one)
@@ -34,8 +36,11 @@ def mapped(function: Callable[..., Any], *batch: Any) -> Any:
         found = run(*jax.tree.leaves(example))
         return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
+    mixes = _equations.contains(closed.jaxpr, _is_mixed)
+    if mixes and to_the_bit:
+        return jax.lax.map(alone, batch)
     found = jax.vmap(alone)(batch)
-    if not _equations.contains(closed.jaxpr, _is_mixed):
+    if not mixes:
         return found
     floats = [x for x in jax.tree.leaves(found) if jnp.issubdtype(x.dtype, jnp.inexact)]
     finite = [jnp.all(jnp.abs(x) < jnp.finfo(x.dtype).max) for x in floats]

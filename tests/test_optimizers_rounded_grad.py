@@ -87,6 +87,26 @@ def test_one_example_moves_the_integers_by_the_sensitivity_with_its_rounding(
         np.testing.assert_array_equal(with_it, removed)
 
 
+def test_what_is_not_finite_moves_no_other_examples_gradient_by_a_bit():
+    # XLA mixes groups of one convolution: examples are then taken one by one.
+    rng = np.random.default_rng(0)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 8)), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(16, 7, 7, 4)), jnp.float32)
+
+    def depthwise(kernel, x):
+        layout = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(
+            x[None], kernel, (1, 1), "SAME", None, None, layout, feature_group_count=4
+        )
+        return jnp.tanh(y).mean() * 10
+
+    fn = rounded_grad(depthwise, CLIP, 2.0**-19)
+    everyone = jnp.ones(16, bool)
+    hostile = fn(kernel, x.at[3].set(jnp.nan), mask=everyone).sum
+    without = fn(kernel, x, mask=everyone.at[3].set(False)).sum
+    np.testing.assert_array_equal(hostile, without)
+
+
 def test_raw_quantities_are_those_of_clipped_grad():
     batch = examples()
     mask = jnp.arange(BATCH_SIZE) < 4

@@ -49,6 +49,10 @@ def rounded_grad(
     Guarantee:
       One example moves the sum by its own rounded gradient, whatever the others are:
       sums of at most 2^24 steps are exact in float32, in any order and in any pieces.
+      That gradient is a function of the example, and of its place, in one compiled
+      program. One of other shapes (pieces, devices) may have it an ulp off, and so on
+      the next step of the grid: neighbours are to be of one shape, each example at one
+      place, as those of `DPDiscreteSGD` are.
       Batches are to be that small, as those of `DPDiscreteSGD` are: n examples are,
       where n (C / g + 1/2) <= 2^24.
 
@@ -124,7 +128,7 @@ def _summed(
     """Return the sum of all examples, in pieces."""
 
     def piece(batch: Any, mask: jax.Array | None) -> Any:
-        rows = _apart.mapped(alone, batch, mask)
+        rows = _apart.mapped(alone, batch, mask, to_the_bit=True)
         return jax.tree.map(lambda leaf: leaf.sum(axis=0), rows.sum), rows.per_example
 
     total, per_example = in_microbatches(piece, batch, mask, microbatch_size)
