@@ -45,7 +45,7 @@ def flatten(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
         flat.outvars,
         flat.eqns,
         flat.effects,
-        flat.debug_info,
+        core.DebugInfo("tape", "flatten", None, None),
     )
     return core.ClosedJaxpr(jaxpr, (*traced.consts, *closed.consts))
 

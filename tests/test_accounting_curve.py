@@ -93,3 +93,13 @@ def test_the_curve_of_an_event_agrees_with_its_compositions(
 def test_the_curve_of_nothing_is_zero():
     nothing = event_curve(dp_accounting.NoOpDpEvent(), 1e-5, steps=[0, 3])
     np.testing.assert_array_equal(nothing, [0, 0])
+
+
+@pytest.mark.parametrize(("noise_multiplier", "rate"), [(0.01, 0.01), (1e-3, 1 / 3)])
+def test_noise_that_is_next_to_nothing_has_a_curve(noise_multiplier, rate):
+    step = {"noise_multiplier": noise_multiplier, "sampling_prob": rate, "delta": 1e-5}
+    curve = epsilon_curve(steps=[1, 2, 3], **step)
+    singles = [exact_epsilon(num_steps=n, **step) for n in (1, 2, 3)]
+    assert np.all(np.diff(curve) > 0)
+    assert np.all(curve >= np.array(singles) * (1 - 1e-6))
+    np.testing.assert_allclose(curve, singles, rtol=0.1)

@@ -10,6 +10,7 @@ from jax import lax
 from jax.extend import core
 
 import dpjax
+from dpjax import _equations
 from dpjax.clipping import tape
 from dpjax.clipping.tape import guard
 from dpjax.clipping.tape.views import View, view_of
@@ -386,6 +387,21 @@ def test_what_no_example_takes_part_in_is_evaluated_once():
     assert not {"sqrt", "div"} & primitives_of(replay, entries, [ROW[None]])
 
 
+def test_a_loop_does_not_keep_what_follows_from_one_array_that_it_keeps():
+    def loss(w, x):
+        def step(h, row):
+            return jax.nn.sigmoid(h @ w + row), None
+
+        return jnp.sum(lax.scan(step, jnp.zeros(4), x)[0])
+
+    gradient = dpjax.clipped_grad(loss, 1.0, engine="bookkeeping")
+    traced = jax.make_jaxpr(gradient)(draw((4, 4)), draw((BATCH, 5, 4)))
+    forward, _ = scans(traced.jaxpr)
+    rows = [var for var in forward.outvars if var.aval.shape[0] == 5]
+    # What meets the weight, and the sigmoid; not one minus the sigmoid, too.
+    assert len(rows) == 2
+
+
 def test_what_steps_through_a_scan_alone_is_evaluated_once():
     def loss(params, x):
         def layer(h, leaf):
@@ -397,6 +413,15 @@ def test_what_steps_through_a_scan_alone_is_evaluated_once():
     entries = found.entries(jax.tree.leaves(STACK))
     replay = jax.vmap(found.run, in_axes=(None, 0))
     assert not {"sqrt", "div"} & primitives_of(replay, entries, [ROW[None]])
+
+
+def scans(jaxpr):
+    """Return the equations of all loops that are in no other, in order."""
+    found = []
+    for eqn in jaxpr.eqns:
+        inner = [inside for part in _equations.jaxprs_in(eqn) for inside in scans(part)]
+        found += [eqn] if _equations.is_scan(eqn) else inner
+    return found
 
 
 # The derivative of a tap itself.

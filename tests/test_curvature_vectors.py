@@ -89,3 +89,9 @@ def test_products_with_a_basis_are_those_of_the_flat_matrices():
         (np.asarray(weights) @ rows)[7:],
         rtol=1e-5,
     )
+
+
+def test_no_rank_is_promoted():
+    space = vectors.space_of(jnp.zeros(5))
+    with jax.numpy_rank_promotion("raise"):
+        vectors.signs(space, jax.random.key(0))

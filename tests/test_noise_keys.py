@@ -241,3 +241,10 @@ def test_what_is_no_step_is_refused_under_a_trace(step, error):
 def test_domain_keys_come_from_key_words_only(data, error):
     with pytest.raises(error, match=r"Expected .*got key"):
         domain_key(data, "a")
+
+
+@pytest.mark.parametrize("key", [jax.random.key(7), jax.random.PRNGKey(7)])
+def test_who_donates_the_words_of_a_key_keeps_the_key(key):
+    jax.jit(lambda words: words + 1, donate_argnums=0)(key_data(key))
+    assert not key.is_deleted()
+    assert words_of(key) == (0, 7)

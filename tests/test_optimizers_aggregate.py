@@ -606,3 +606,19 @@ def test_copies_of_an_example_are_a_number_and_not_poisson_sampled(
     options = {"expected_batch_size": 4, "sampling_prob": 0.1}
     with pytest.raises(error, match=message):
         differentially_private_aggregate(1.0, 1.0, 3, max_copies=max_copies, **options)
+
+
+def test_a_state_of_numpy_arrays_goes_on_where_it_was():
+    noisy = aggregate(noise_multiplier=1.0, key=3)
+    grads = CLIPPED_GRAD(PARAMS, *examples())
+    state = noisy.init(PARAMS)
+    expected = noisy.update(grads, state, PARAMS)
+    chex.assert_trees_all_equal(
+        noisy.update(grads, jax.device_get(state), PARAMS), expected
+    )
+
+
+def test_no_rank_is_promoted():
+    grads = CLIPPED_GRAD(PARAMS, *examples())
+    with jax.numpy_rank_promotion("raise"):
+        step(aggregate(noise_multiplier=1.0), grads)

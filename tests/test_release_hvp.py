@@ -135,3 +135,19 @@ def test_loss_that_is_no_scalar_is_refused():
             noise_multiplier=1.0,
             key=0,
         )
+
+
+def test_what_calls_a_compiled_function_passes_the_checks_of_jax():
+    called = jax.jit(lambda params, x: jnp.sum((params - x) ** 2))
+    params, x = jnp.zeros(3), jnp.ones((2, 3))
+    with jax.enable_checks(True):
+        found = private_hvp(
+            lambda params, x: called(params, x),
+            params,
+            Private(x),
+            jnp.ones(3),
+            l2_norm_clip=10.0,
+            noise_multiplier=0.0,
+            key=0,
+        )
+    np.testing.assert_allclose(found.value, 2 * np.ones(3), rtol=1e-5)

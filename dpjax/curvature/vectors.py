@@ -122,7 +122,7 @@ def signs(space: Space, key: jax.Array) -> ArrayTree:
     # JAX's own cipher is not fused, so that it is not worked anew for each bit; with a
     # minor axis of a fixed length it takes a CPU a sixth, and draws the same.
     words = jax.random.bits(key, (-(-space.size // 4096), 128), jnp.uint32)
-    bits = (words.reshape(-1, 1) >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    bits = (words.reshape(-1, 1) >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
     return shaped(space, (1 - 2 * bits.astype(jnp.int8)).reshape(-1))
 
 

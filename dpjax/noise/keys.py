@@ -42,7 +42,7 @@ def key_data(key: KeyLike | None) -> jax.Array:
         operating system: one draw, shared by all processes.
 
     Returns:
-      Key words: uint32 array of shape (2,).
+      Key words: uint32 array of shape (2,), of its own: who donates it keeps the key.
 
     Raises:
       TypeError: `key` is a bool, a float, anything else that is not listed, or is None
@@ -59,7 +59,7 @@ def key_data(key: KeyLike | None) -> jax.Array:
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return _typed_key_words(key)
     if np.ndim(key):
-        return _checked_words(key)
+        return jnp.array(_checked_words(key))
     return _seed_words(key)
 
 
@@ -156,7 +156,7 @@ def _typed_key_words(key: jax.Array) -> jax.Array:
     if key.ndim:
         _check.fail("one key, not an array of keys", "key.shape", key.shape)
     if str(jax.random.key_impl(key)) == _IMPL:
-        return jax.random.key_data(key)
+        return jnp.array(jax.random.key_data(key))
     return jax.random.bits(key, (2,), jnp.uint32)
 
 

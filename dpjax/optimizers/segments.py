@@ -69,7 +69,8 @@ def count_step(segments: Segments, words: jax.Array) -> Segments:
     When the table is full, the last row stands for the least noise and the largest
     sampling probability of all that was merged into it: an upper bound for all.
     """
-    same = jnp.all(segments.settings == words, axis=1) & (segments.steps > 0)
+    segments = Segments(*map(jnp.asarray, segments))
+    same = jnp.all(segments.settings == words[None], axis=1) & (segments.steps > 0)
     num_used = jnp.sum(segments.steps > 0)
     full = ~jnp.any(same) & (num_used == CAPACITY)
     row = jnp.where(jnp.any(same), jnp.argmax(same), num_used)

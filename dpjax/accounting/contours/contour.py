@@ -142,6 +142,7 @@ def _settle(
     raise WeakContourError
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # a delta that does not fall
 def _solve_along(
     search: Search,
     framed: Frame,
@@ -162,6 +163,7 @@ def _solve_along(
     return Answers(epsilons, np.where(good, errors, np.nan))
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # a delta that does not fall
 def _newton(
     line: Line,
     repeats: np.ndarray,

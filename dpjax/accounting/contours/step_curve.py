@@ -4,6 +4,7 @@ A contour that is good for n steps is good for numbers near n. Along it, epsilon
 smooth function of log n: it is computed at Chebyshev's points, and interpolated.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -51,7 +52,8 @@ def upper(
     distance = float(side.counts @ np.array([pair.distance for pair in side.pairs]))
     left = distance * steps > delta
     if known.any():
-        left &= ladder.bounds(side, steps, delta) > values
+        with contextlib.suppress(WeakContourError):
+            left &= ladder.bounds(side, steps, delta) > values
     guess, weak = None, 0
     while left.any():
         rows = np.flatnonzero(left)

@@ -11,6 +11,7 @@ from dpjax._equations import Env
 from dpjax.clipping.tape import dependence
 from dpjax.clipping.tape.guard import guarded
 from dpjax.clipping.tape.program import Nested, Plain, Program, Public, Tap
+from dpjax.clipping.tape.residuals import is_kept
 
 Needs = tuple[list[Any], list[Any]]
 """Values of a program's `needs`, and the same of each nested program."""
@@ -194,7 +195,7 @@ def _replay_scan(step: Nested, env: Env, needs: Needs, probes: list[Any]) -> Any
 
     stacked = [value for value, varied in zip(values, varies, strict=True) if varied]
     end, (ys, records) = jax.lax.scan(
-        body,
+        jax.checkpoint(body, prevent_cse=False, policy=is_kept),
         [inputs[v] for v in carried],
         ([inputs[v] for v in stepped], stacked, probes),
         **_scan_options(step),
