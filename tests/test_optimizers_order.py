@@ -238,3 +238,8 @@ def test_condition_that_was_refused_would_have_released_raw_gradients():
     grads = normal_rows(PARAMS)
     updates, _ = optimizer.update(grads, state, PARAMS)
     np.testing.assert_allclose(updates["b"], grads["b"].mean(axis=0), rtol=1e-5)
+
+
+def test_what_runs_uncompiled_is_checked_as_what_is_compiled():
+    with jax.disable_jit():
+        check_optimizer(PRIVATE, PARAMS)

@@ -232,3 +232,10 @@ def test_delta_must_be_at_least_zero_and_below_one(delta):
 def test_unknown_accountant_is_refused():
     with pytest.raises(ValueError, match="'pld'"):
         privacy_spent(state_with((1.1, 0.01, 5)), DELTA, accountant="moments")
+
+
+def test_states_of_several_runs_in_one_are_refused():
+    state = optimizers.dpsgd(0.1, 0.5, 1.1, 3).init(PARAMS)
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+    with pytest.raises(ValueError, match="one run, got states of runs"):
+        privacy_spent(stacked, 1e-5)

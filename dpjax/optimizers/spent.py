@@ -52,12 +52,13 @@ def privacy_spent(
       was drawn by Poisson sampling with the `sampling_prob` that the optimizer was
       given. Without it nothing is amplified, and for any batches in which an example
       comes at most `max_copies` times they are so for neighbours of which one has, in
-      its place, an example that contributes nothing.
+      its place, an example that contributes nothing. Assumed is an optimizer that
+      `check_optimizer` takes: of what comes before the noise, its state says nothing.
 
     Raises:
       ValueError: no private state, several of them (on one batch they have no sum), a
-        state behind an accumulation of per-example gradients, or counters that do not
-        agree with the step.
+        state behind an accumulation of per-example gradients, states of several runs
+        stacked in one, or counters that do not agree with the step.
       TypeError: a traced state.
     """
     state = the_private_state(opt_state)
@@ -65,6 +66,11 @@ def privacy_spent(
         raise TypeError(
             "Expected a concrete state, got one that is traced. Call privacy_spent "
             "outside of jit."
+        )
+    if np.ndim(state.step):
+        raise ValueError(
+            "Expected the state of one run, got states of runs that are stacked, of "
+            f"shape {np.shape(state.step)}. Take one of them at a time."
         )
     rows = segments.read(segments.Segments(*state.segments))
     steps = sum(row.steps for row in rows)
