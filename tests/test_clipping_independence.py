@@ -114,3 +114,12 @@ def test_aux_is_set_aside():
 def test_one_example_is_too_few_to_compare():
     with pytest.raises(ValueError, match="at least 2"):
         check_example_independence(cross_entropy, PARAMS, X[:1], Y[:1])
+
+
+def test_a_loss_gets_arrays_of_jax():
+    def updated(params, x):
+        return jnp.tanh(x.at[:, 0].multiply(0.0) @ params)
+
+    x = jnp.arange(20.0).reshape(5, 4) / 7
+    check_example_independence(updated, jnp.ones(4), x)
+    check_example_independence(lambda p, x: jnp.sum(updated(p, x)), jnp.ones(4), x)

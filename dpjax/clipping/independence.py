@@ -31,7 +31,8 @@ def check_example_independence(
 
     Args:
       loss_fn: `loss_fn(params, *batch)`, a batched loss that returns losses `(batch,)`
-        or a scalar. A loss of ONE example cannot hide a dependence; it passes.
+        or a scalar. A loss of ONE example cannot hide a dependence: it passes where it
+        takes no batch, and is not to be checked where it happens to take one.
       params: the parameters at which to look.
       *batch: pytrees of arrays with a leading axis `(batch,)`, at least two examples
         that differ.
@@ -75,7 +76,7 @@ def _takes_batches(loss_of: Any, params: Params, batch: Any) -> bool:
 def _replace_rows(batch: ArrayTree, rows: tuple[int, ...], trial: int) -> ArrayTree:
     """Replace rows by other rows; where values are real, stretched and disturbed."""
 
-    def replace(leaf: Any) -> np.ndarray:
+    def replace(leaf: Any) -> jax.Array:
         original = np.asarray(leaf)
         changed = original.copy()
         for row in rows:
@@ -85,7 +86,7 @@ def _replace_rows(batch: ArrayTree, rows: tuple[int, ...], trial: int) -> ArrayT
             if np.issubdtype(original.dtype, np.floating):
                 noise = generator.normal(size=donor.shape).astype(original.dtype)
                 changed[row] = (1 + trial) * donor + 0.3 * noise
-        return changed
+        return jnp.asarray(changed)
 
     return jax.tree.map(replace, batch)
 
