@@ -390,7 +390,8 @@ def test_what_no_example_takes_part_in_is_evaluated_once():
 def test_a_loop_does_not_keep_what_follows_from_one_array_that_it_keeps():
     def loss(w, x):
         def step(h, row):
-            return jax.nn.sigmoid(h @ w + row), None
+            gate = jax.nn.sigmoid(h @ w + row)
+            return gate * jnp.tanh(h), None
 
         return jnp.sum(lax.scan(step, jnp.zeros(4), x)[0])
 
@@ -398,8 +399,9 @@ def test_a_loop_does_not_keep_what_follows_from_one_array_that_it_keeps():
     traced = jax.make_jaxpr(gradient)(draw((4, 4)), draw((BATCH, 5, 4)))
     forward, _ = scans(traced.jaxpr)
     rows = [var for var in forward.outvars if var.aval.shape[0] == 5]
-    # What meets the weight, and the sigmoid; not one minus the sigmoid, too.
-    assert len(rows) == 2
+    # What meets the weight, and three for the gate and the tanh: not one minus the
+    # gate, too.
+    assert len(rows) == 4
 
 
 def test_what_steps_through_a_scan_alone_is_evaluated_once():
