@@ -163,7 +163,6 @@ def _solve_along(
     return Answers(epsilons, np.where(good, errors, np.nan))
 
 
-@np.errstate(divide="ignore", invalid="ignore")  # a delta that does not fall
 def _newton(
     line: Line,
     repeats: np.ndarray,

@@ -8,9 +8,9 @@ _CHEAP = frozenset({"add", "sub", "mul", "neg", "square", "integer_pow"})
 def is_kept(primitive: Any, *operands: Any, **_: Any) -> bool:
     """Whether the result of an equation is kept: a policy of `jax.checkpoint`.
 
-    All is, but what follows from ONE array at the cost of reading it. Derivatives of
-    `tanh` and `sigmoid` ask for s and for 1 - s: of a recurrent cell, a third of what
-    its loop would write down for each step, and read again.
+    All is, but what follows from ONE array at the cost of reading it. The derivative of
+    a sigmoid asks for s and for 1 - s: the loop of a recurrent cell would write both
+    down for each step, and read them again.
 
     Args:
       primitive: the equation's.
